@@ -1,0 +1,82 @@
+//! Deliberate faults of the core, to prove that the simulation finds them.
+//!
+//! A place in the core that upholds an ordering asks [`on`] whether it is to forget it. Without the feature `breaks`
+//! the answer is the constant `false` and nothing of this remains in the program; with it a test chooses one fault per
+//! thread by `arm`. No product is ever built with the feature.
+
+/// An ordering that the core can be told to forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// A write or barrier is acknowledged without the secondary that counts for it.
+    AckBeforeSecondary,
+    /// F is taken when a flush of the secondary completes instead of when it is issued.
+    FlushedAtCompletion,
+    /// Writes of an epoch start on the secondary before the epoch before it is durable there.
+    EpochOrder,
+    /// A FUA write does not end its epoch.
+    FuaEpoch,
+    /// A resync copy is not ordered against guest writes.
+    CopyOrder,
+    /// A write that covers a grain in part clears its dirty bit.
+    PartialGrainClears,
+    /// A barrier is acknowledged before the demotion it relies on is durable.
+    DemotionUndurable,
+    /// A payload that the secondary still needs is not kept: the guest gets its buffer back.
+    PayloadNotKept,
+    /// Roles change before the secondary is drained.
+    SwitchUndrained,
+    /// A write that failed on a leg leaves its grains clean.
+    FailedWriteClean,
+    /// Overlapping writes start on the secondary in any order.
+    OverlapOrder,
+    /// Writes in flight when a resync starts are not taken along.
+    ResyncForgetsInFlight,
+    /// FUA is lost on the way to the primary.
+    FuaDropped,
+    /// A discard or zeroing reaches the primary alone.
+    ZeroOneLeg,
+}
+
+impl Break {
+    /// All of them.
+    pub const ALL: [Break; 14] = [
+        Break::AckBeforeSecondary,
+        Break::FlushedAtCompletion,
+        Break::EpochOrder,
+        Break::FuaEpoch,
+        Break::CopyOrder,
+        Break::PartialGrainClears,
+        Break::DemotionUndurable,
+        Break::PayloadNotKept,
+        Break::SwitchUndrained,
+        Break::FailedWriteClean,
+        Break::OverlapOrder,
+        Break::ResyncForgetsInFlight,
+        Break::FuaDropped,
+        Break::ZeroOneLeg,
+    ];
+}
+
+#[cfg(feature = "breaks")]
+thread_local! {
+    static ARMED: std::cell::Cell<Option<Break>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether the core is to forget this ordering.
+#[cfg(feature = "breaks")]
+pub fn on(which: Break) -> bool {
+    ARMED.get() == Some(which)
+}
+
+/// Whether the core is to forget this ordering: never, without the feature `breaks`.
+#[cfg(not(feature = "breaks"))]
+#[inline(always)]
+pub const fn on(_which: Break) -> bool {
+    false
+}
+
+/// Choose the fault of every core that this thread runs from now on.
+#[cfg(feature = "breaks")]
+pub fn arm(which: Option<Break>) {
+    ARMED.set(which);
+}

@@ -1,0 +1,69 @@
+//! What a core is told when it is made and by its administrator.
+
+use super::geometry::Geometry;
+use super::layout::Layout;
+use super::time::Span;
+
+/// What a device is made with. Everything here is fixed while the core lives, but for what a `set_*` changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Size and units.
+    pub geometry: Geometry,
+    /// Where buffers lie.
+    pub layout: Layout,
+    /// Bytes of payloads that may wait for the secondary.
+    pub pool_bytes: u64,
+    /// Age of the oldest guest request that waits for the secondary alone, at which the secondary is behind. Does not
+    /// apply in `async`, where it is 0.
+    pub stall_budget: Span,
+    /// Age of the oldest operation on the secondary at which it is behind.
+    pub leg_timeout: Span,
+    /// Whether a leg that is behind catches up by itself.
+    pub catch_up: bool,
+    /// Most bytes a secondary may lag; 0: the pool decides.
+    pub lag_bytes: u64,
+}
+
+/// What a leg can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LegTraits {
+    /// Whether a range can be made to read as zeroes without writing it.
+    pub punches: bool,
+}
+
+/// How an attached leg is made equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyMode {
+    /// Write everything: the leg's content is not worth reading.
+    Blind,
+    /// Read both legs, write only blocks that differ.
+    Compare,
+    /// Copy only what is dirty since the leg was detached; somebody vouches that nothing else wrote to it.
+    Dirty,
+}
+
+/// Why a verb was refused; nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is a second leg already.
+    #[error("the device has two legs already")]
+    AlreadyAttached,
+    /// There is no such leg.
+    #[error("no such leg is attached")]
+    NoSuchLeg,
+    /// The leg is the one the guest is served from.
+    #[error("this leg is the primary: switch first")]
+    IsPrimary,
+    /// The secondary is not in sync.
+    #[error("the secondary is not in sync")]
+    NotInSync,
+    /// Another walk, switch or stop is under way.
+    #[error("another operation is under way")]
+    Busy,
+    /// The device is being stopped.
+    #[error("the device is stopping")]
+    Stopping,
+    /// The value is out of range.
+    #[error("the value is out of range")]
+    Invalid,
+}

@@ -1,0 +1,447 @@
+//! What needs a quiet device: a switch, a change of protocol, a stop.
+//!
+//! In order: (switch) the lag is brought down with the guest throttled; new mutations and barriers are held, reads are not;
+//! everything admitted is answered and on both legs; both legs are flushed; the record is made durable; what was held goes on.
+//!
+//! *What must hold:* roles change in memory only after the record that says so is durable, and while anything is held for a
+//! switch both legs are equal. So a kill at any step leaves one authoritative leg, and it has everything acknowledged.
+//! Until the record is begun the switch can be given up without a trace. When its write fails, the old roles are recorded
+//! again under a higher number, and until that is durable only what both legs completed is acknowledged.
+
+use super::Mirror;
+use super::OpKind;
+use super::follow::Follow;
+use crate::core::breaks::{self, Break};
+use crate::core::effect::{Action, Event};
+use crate::core::geometry::Range;
+use crate::core::leg::{Health, LegId};
+use crate::core::record::Protocol;
+use crate::core::request::{Errno, Tag};
+use crate::core::time::{Span, Time};
+
+pub(super) const HOLD_DRAIN: u8 = 1;
+pub(super) const HOLD_DIGEST: u8 = 2;
+
+/// Lag in pool bytes that a switch lets go into its pause.
+const LOW: u64 = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Switch,
+    Protocol(Protocol),
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Bring the lag down; the epoch must be durable on the secondary.
+    Lower(u64),
+    /// Hold, and wait until nothing is under way.
+    Hold,
+    /// Both legs are being flushed.
+    Flush,
+    /// The record is being written.
+    Record,
+    /// Stopped for good.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drain {
+    purpose: Purpose,
+    phase: Phase,
+    max_pause: Option<Span>,
+    held_at: Time,
+    clean: bool,
+    /// Bytes of the pool that may be in use; sinks while the lag is brought down.
+    limit: u64,
+    /// The longest time that a request was held and then let go on.
+    longest: Span,
+}
+
+/// A flush of a leg that a drain asked for; it may come back after the drain was given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DrainFlush {
+    pub(super) issued_at: Time,
+    /// Where the list of unflushed writes stood then.
+    mark: u64,
+}
+
+impl Drain {
+    /// Whether the record was begun, so that there is no way back.
+    fn is_recorded(&self) -> bool {
+        matches!(self.phase, Phase::Record | Phase::Stopped)
+    }
+}
+
+impl Mirror {
+    pub(super) fn begin_drain(&mut self, purpose: Purpose, max_pause: Option<Span>) {
+        let lowers = purpose != Purpose::Stop && self.follow == Follow::InSync;
+        let phase = if lowers {
+            Phase::Lower(self.epochs.close())
+        } else {
+            Phase::Hold
+        };
+        self.drain = Some(Drain {
+            purpose,
+            phase,
+            max_pause,
+            held_at: self.now,
+            clean: true,
+            limit: self.pool.used().max(LOW),
+            longest: Span(0),
+        });
+        if lowers {
+            self.try_flush_secondary();
+        } else {
+            self.hold();
+        }
+    }
+
+    /// Most bytes of the pool that a drain that is coming allows. The limit sinks with each payload that is admitted, so
+    /// the guest goes on at a part of the secondary's speed while the lag comes down.
+    pub(super) fn drain_limit(&self) -> u64 {
+        match self.drain {
+            Some(Drain {
+                phase: Phase::Lower(_),
+                limit,
+                ..
+            }) => limit,
+            _ => u64::MAX,
+        }
+    }
+
+    /// A payload of so many bytes was admitted.
+    pub(super) fn lower_limit(&mut self, held: u64) {
+        if let Some(drain) = &mut self.drain {
+            drain.limit = drain.limit.saturating_sub(held).max(LOW);
+        }
+    }
+
+    /// The request waits because the lag is being brought down. That is no fault of the secondary: its clocks do not run,
+    /// the drain's does.
+    pub(super) fn throttle(&mut self, tag: Tag) {
+        let guest = &mut self.guests[tag.0 as usize];
+        if guest.held_since.is_none() {
+            guest.held_since = Some(self.now);
+            if let Some(Drain {
+                max_pause: Some(pause), ..
+            }) = self.drain
+            {
+                self.arm(self.now + pause);
+            }
+        }
+    }
+
+    /// A request that was held is admitted.
+    pub(super) fn note_hold(&mut self, since: Time) {
+        let held = self.now.since(since);
+        if let Some(drain) = &mut self.drain {
+            drain.longest = drain.longest.max(held);
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(
+            self.drain,
+            Some(Drain {
+                purpose: Purpose::Stop,
+                ..
+            })
+        )
+    }
+
+    fn set_phase(&mut self, phase: Phase) {
+        self.drain.as_mut().expect("a drain is under way").phase = phase;
+    }
+
+    fn hold(&mut self) {
+        self.holds |= HOLD_DRAIN;
+        let now = self.now;
+        let drain = self.drain.as_mut().expect("a drain is under way");
+        drain.phase = Phase::Hold;
+        drain.held_at = now;
+        if let Some(pause) = drain.max_pause {
+            self.arm(now + pause);
+        }
+        for &tag in &self.waiting {
+            let guest = &mut self.guests[tag.0 as usize];
+            guest.held_since = guest.held_since.or(Some(now));
+        }
+    }
+
+    /// The drain is over, one way or the other: what was held goes on. Returns the longest time that a request was held.
+    fn end_drain(&mut self) -> Span {
+        let longest = self.drain.take().map_or(Span(0), |drain| drain.longest);
+        longest.max(self.release_hold(HOLD_DRAIN))
+    }
+
+    /// Let go on what was held. Returns the longest time that a request was.
+    pub(super) fn release_hold(&mut self, hold: u8) -> Span {
+        self.holds &= !hold;
+        let mut longest = Span(0);
+        for &tag in &self.waiting {
+            if let Some(since) = self.guests[tag.0 as usize].held_since.take() {
+                longest = longest.max(self.now.since(since));
+            }
+        }
+        longest
+    }
+
+    pub(super) fn pump_drain(&mut self) {
+        let Some(drain) = self.drain else { return };
+        if drain.purpose == Purpose::Switch && self.follow != Follow::InSync && !drain.is_recorded() {
+            self.give_up_switch();
+            return;
+        }
+        match drain.phase {
+            Phase::Lower(epoch) => {
+                let low = self.pool.used() <= LOW && self.epochs.durable() >= epoch;
+                if low || self.follow != Follow::InSync {
+                    self.hold();
+                    self.pump_drain();
+                }
+            }
+            Phase::Hold => {
+                if self.is_quiet() {
+                    match drain.purpose {
+                        Purpose::Switch | Purpose::Stop => self.flush_for_drain(),
+                        Purpose::Protocol(_) => self.record_drain(),
+                    }
+                }
+            }
+            Phase::Flush => {
+                if !self.is_flushing() {
+                    self.record_drain();
+                }
+            }
+            Phase::Record | Phase::Stopped => {}
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        if breaks::on(Break::SwitchUndrained) && self.drain.is_some_and(|drain| drain.purpose == Purpose::Switch) {
+            return true;
+        }
+        let steady = matches!(self.follow, Follow::Not | Follow::Syncing | Follow::InSync);
+        let answered = steady && self.admitted == 0;
+        let under_way = self.flush.is_some() || self.drain_flushes.iter().any(Option::is_some);
+        match self.drain {
+            // A leg that does not count has no part in the protocol: what it may still be at is not waited for.
+            Some(Drain {
+                purpose: Purpose::Protocol(_),
+                ..
+            }) if self.follow != Follow::InSync => answered,
+            Some(_) | None => answered && self.table.len() == 0 && self.abandoned == 0 && !under_way,
+        }
+    }
+
+    fn flush_for_drain(&mut self) {
+        self.set_phase(Phase::Flush);
+        for leg in LegId::ALL {
+            if leg == self.primary || self.follow == Follow::InSync {
+                let mark = self.unflushed[leg.index()].mark();
+                self.drain_flushes[leg.index()] = Some(DrainFlush {
+                    issued_at: self.now,
+                    mark,
+                });
+                self.submit_flush(OpKind::DrainFlush(leg), leg);
+                self.watch_leg();
+            }
+        }
+    }
+
+    /// Whether a flush that the drain waits for is under way.
+    fn is_flushing(&self) -> bool {
+        let [primary, secondary] =
+            [self.primary, self.secondary()].map(|leg| self.drain_flushes[leg.index()].is_some());
+        primary || (secondary && self.follow == Follow::InSync)
+    }
+
+    pub(super) fn drain_flush_completed(&mut self, leg: LegId, result: Result<(), Errno>) {
+        let flush = self.drain_flushes[leg.index()]
+            .take()
+            .expect("a drain's flush is under way");
+        match result {
+            Ok(()) => {
+                self.unflushed[leg.index()].flushed(flush.mark);
+                // Nothing was admitted since it was issued, if the drain still waits for it.
+                let waited_for = self.drain.is_some_and(|drain| drain.phase == Phase::Flush);
+                if waited_for && leg != self.primary && self.counters.is_following() {
+                    self.counters.flushed = self.counters.mirrored();
+                }
+            }
+            Err(error) => {
+                self.notify(Event::LegError {
+                    leg,
+                    action: Action::Flush,
+                    range: Range::EMPTY,
+                    error,
+                });
+                if leg == self.primary {
+                    self.flush_failures += 1;
+                    self.doubt_unflushed(leg);
+                    self.drain_failed();
+                    self.mend();
+                } else {
+                    self.leave_failed();
+                    self.left_leg_failed();
+                }
+            }
+        }
+        self.leg_is_quiet();
+    }
+
+    /// The primary could not be flushed: roles stay as they are, a stop is not clean.
+    fn drain_failed(&mut self) {
+        match &mut self.drain {
+            Some(Drain {
+                purpose: Purpose::Switch,
+                phase: Phase::Flush,
+                ..
+            }) => self.give_up_switch(),
+            Some(drain) => drain.clean = false,
+            None => {}
+        }
+    }
+
+    /// The secondary is given up. A switch has no purpose any more; if its record is being written, the next one is to say
+    /// otherwise, and until that is durable the leg counts as primary. A stop looks again at what it has to wait for.
+    pub(super) fn drain_lost_secondary(&mut self) {
+        match self.drain {
+            Some(Drain {
+                purpose: Purpose::Switch,
+                ..
+            }) => self.give_up_switch(),
+            Some(Drain {
+                phase: Phase::Flush, ..
+            }) => self.set_phase(Phase::Hold),
+            Some(_) | None => {}
+        }
+    }
+
+    fn record_drain(&mut self) {
+        let Some(drain) = self.drain else { return };
+        self.set_phase(Phase::Record);
+        match drain.purpose {
+            Purpose::Switch => self.recorder.primary = self.primary.other(),
+            Purpose::Protocol(protocol) => self.recorder.protocol = protocol,
+            Purpose::Stop if drain.clean => {
+                let secondary = self.secondary();
+                let unequal = !self.dirty.is_empty() || self.resync.active;
+                if self.follow == Follow::InSync && unequal {
+                    // What is dirty is known to this core only: the next one must not take the leg for equal.
+                    self.leg_mut(secondary).health = Health::Syncing;
+                }
+                self.recorder.clean = true;
+            }
+            Purpose::Stop => {
+                self.set_phase(Phase::Stopped);
+                self.notify(Event::Stopped { clean: false });
+                return;
+            }
+        }
+        self.pump_record();
+        self.drain_recorded();
+    }
+
+    /// A record is durable: if it is the one that a drain waits for, go on.
+    pub(super) fn drain_recorded(&mut self) {
+        let Some(Drain {
+            purpose,
+            phase: Phase::Record,
+            ..
+        }) = self.drain
+        else {
+            return;
+        };
+        let durable = *self.recorder.durable();
+        match purpose {
+            Purpose::Switch if durable.primary != self.primary => {
+                self.primary = durable.primary;
+                self.counters.follow();
+                self.counters.flushed = self.counters.source;
+                let pause = self.end_drain();
+                let (from, to, generation) = (self.secondary(), self.primary, self.counters.source);
+                self.notify(Event::Switched {
+                    from,
+                    to,
+                    pause,
+                    generation,
+                    era: durable.era,
+                });
+            }
+            Purpose::Protocol(protocol) if durable.protocol == protocol => {
+                self.protocol = protocol;
+                self.end_drain();
+                self.notify(Event::ProtocolSet { done: true });
+            }
+            Purpose::Stop if durable.clean => {
+                self.set_phase(Phase::Stopped);
+                self.notify(Event::Stopped { clean: true });
+            }
+            Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop => {}
+        }
+    }
+
+    /// The record's write failed: nobody knows what is on disk.
+    pub(super) fn drain_record_failed(&mut self) {
+        match self.drain {
+            Some(Drain {
+                purpose: Purpose::Switch,
+                phase: Phase::Record,
+                ..
+            }) => self.give_up_switch(),
+            Some(Drain {
+                purpose: Purpose::Protocol(_),
+                phase: Phase::Record,
+                ..
+            }) => self.give_up_protocol(),
+            _ => {}
+        }
+    }
+
+    fn give_up_protocol(&mut self) {
+        self.recorder.protocol = self.protocol;
+        self.end_drain();
+        self.notify(Event::ProtocolSet { done: false });
+    }
+
+    fn give_up_switch(&mut self) {
+        self.recorder.primary = self.primary;
+        let pause = self.end_drain();
+        self.notify(Event::SwitchGivenUp { pause });
+    }
+
+    pub(super) fn check_drain_deadline(&mut self) {
+        let Some(Drain {
+            purpose,
+            phase,
+            max_pause: Some(pause),
+            held_at,
+            ..
+        }) = self.drain
+        else {
+            return;
+        };
+        let oldest = self
+            .waiting
+            .iter()
+            .filter_map(|tag| self.guests[tag.0 as usize].held_since)
+            .min();
+        let since = match phase {
+            Phase::Lower(_) => oldest,
+            Phase::Hold | Phase::Flush => Some(oldest.map_or(held_at, |oldest| oldest.min(held_at))),
+            Phase::Record | Phase::Stopped => None,
+        };
+        match since {
+            Some(since) if since + pause > self.now => self.arm(since + pause),
+            Some(_) => match purpose {
+                Purpose::Switch => self.give_up_switch(),
+                Purpose::Protocol(_) => self.give_up_protocol(),
+                Purpose::Stop => {}
+            },
+            None => {}
+        }
+    }
+}

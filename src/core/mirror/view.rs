@@ -1,0 +1,53 @@
+//! What the core says of itself.
+
+use super::Mirror;
+use super::follow::Follow;
+use crate::core::leg::LegId;
+use crate::core::status::{LegStatus, Status};
+
+impl Mirror {
+    /// Where the device stands.
+    pub fn status(&self) -> Status {
+        let in_sync = matches!(self.follow, Follow::InSync | Follow::Departing { .. });
+        Status {
+            record: *self.recorder.durable(),
+            primary: self.primary,
+            protocol: self.protocol,
+            legs: LegId::ALL.map(|leg| self.leg_status(leg)),
+            source_generation: self.counters.source,
+            writes_mirrored: self.counters.mirrored(),
+            flush_request: self.counters.requested,
+            writes_flushed: self.counters.flushed,
+            counting: in_sync,
+            dirty_bytes: self.dirty.bytes(),
+            pool_used: self.pool.used(),
+            pool_bytes: self.config.pool_bytes,
+            resync: self.resync.status,
+            check: self.check.status(),
+            paused: self.resync.paused,
+            rate: self.resync.rate,
+            comes_by_itself: self.comes_by_itself() && !self.resync.stuck,
+            record_failing: self.recorder.is_uncertain(),
+            io: self.io,
+        }
+    }
+
+    fn leg_status(&self, id: LegId) -> Option<LegStatus> {
+        let leg = self.leg(id);
+        if !leg.known {
+            return None;
+        }
+        let secondary = id != self.primary;
+        let consistent_at = match self.follow {
+            _ if !secondary => self.counters.source,
+            Follow::InSync | Follow::Departing { .. } => self.counters.flushed,
+            _ => leg.consistent_at,
+        };
+        Some(LegStatus {
+            health: leg.health,
+            attached: leg.attached,
+            consistent_at,
+            lag_bytes: if secondary { self.lag_bytes } else { 0 },
+        })
+    }
+}

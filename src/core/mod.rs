@@ -1,0 +1,33 @@
+//! The decisions: which operation goes to which leg, in which order, and when the guest is answered.
+//!
+//! Nothing here performs I/O, reads a clock, or owns memory that a disk sees. [`mirror::Mirror`] takes what happened
+//! (`handle_*`) with the time it happened, and yields what is to be done (`poll_effect`).
+
+pub mod breaks;
+pub mod config;
+pub mod counters;
+pub mod dirty;
+pub mod effect;
+pub mod epochs;
+pub mod geometry;
+pub mod layout;
+pub mod leg;
+pub mod mirror;
+pub mod order;
+pub mod pool;
+pub mod record;
+pub mod request;
+pub mod status;
+pub mod time;
+pub mod unflushed;
+
+pub use config::{Config, CopyMode, LegTraits, Refusal};
+pub use effect::{Action, BlockMask, Effect, Event, LegOp, OpId, WalkId};
+pub use geometry::{Geometry, Range};
+pub use layout::{Buf, Layout};
+pub use leg::{Health, LegId};
+pub use mirror::Mirror;
+pub use record::{LegRecord, Protocol, Record};
+pub use request::{Errno, Operation, Request, Tag};
+pub use status::{IoCounts, LegStatus, Status, WalkKind, WalkStatus};
+pub use time::Time;
