@@ -1,0 +1,307 @@
+//! What a disk is known by: found in sysfs and by the inode, without udev. Compared in two ways: within one boot, to
+//! find out whether two are the same disk ([`same`]); across boots, whether the disk that was found is the one that was
+//! recorded ([`mismatch`]).
+
+use super::error::{Error, Reason, Refusal};
+use super::location::{self, Place};
+use super::system::{BlockDir, DevNo, System, names};
+use crate::table::LegKind;
+use crate::table::name::Text;
+use std::fs;
+use std::path::Path;
+
+/// What a disk is known by: that which is recorded of it.
+pub type Identity = crate::table::LegIdentity;
+
+/// Where a disk is, in this boot.
+pub fn place(identity: &Identity) -> Place {
+    let dev = DevNo {
+        major: identity.major,
+        minor: identity.minor,
+    };
+    match identity.kind {
+        LegKind::Block => Place::Device(dev),
+        LegKind::File => Place::File(dev, identity.inode),
+    }
+}
+
+/// Whether both are the same disk: the same inode or device in this boot, or one unit reached in two ways (the same
+/// world-wide id, partition and size). A serial number alone proves nothing: there are disks that share one.
+pub fn same(left: &Identity, right: &Identity) -> bool {
+    let one_unit = left.kind == LegKind::Block
+        && right.kind == LegKind::Block
+        && !left.wwid.is_empty()
+        && left.wwid == right.wwid
+        && (left.partition == right.partition || left.partition == 0 || right.partition == 0);
+    place(left) == place(right) || one_unit
+}
+
+/// Whether two disks share bytes: they are the same, or one is a partition of the other, or stands on it.
+///
+/// # Errors
+/// sysfs or the mount table cannot be read.
+pub fn share_bytes(system: &System, left: &Identity, right: &Identity) -> Result<bool, Error> {
+    let stands_on = |upper: &Identity, lower: &Identity| -> Result<bool, Error> {
+        let below = location::below(system, place(upper), Some(Path::new(&*upper.canonical)))?;
+        Ok(below.touches(system, place(lower)))
+    };
+    Ok(same(left, right) || stands_on(left, right)? || stands_on(right, left)?)
+}
+
+/// Why a disk that was found is not the one that was recorded; `None` when nothing speaks against it. To be used across
+/// boots, so numbers of devices do not count; a property that was not recorded does not, either.
+pub fn mismatch(recorded: &Identity, found: &Identity) -> Option<String> {
+    let differs = |what: &str, recorded: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
+        Some(format!("its {what} is {found}, and {recorded} was recorded"))
+    };
+    if recorded.kind != found.kind {
+        let word = |kind| match kind {
+            LegKind::Block => "a block device",
+            LegKind::File => "a file",
+        };
+        return Some(format!(
+            "it is {}, and {} was recorded",
+            word(found.kind),
+            word(recorded.kind)
+        ));
+    }
+    if recorded.size != found.size {
+        return differs("size", &recorded.size, &found.size);
+    }
+    if recorded.kind == LegKind::File && recorded.inode != found.inode {
+        return differs("inode (the file was replaced)", &recorded.inode, &found.inode);
+    }
+    if recorded.partition != found.partition {
+        return differs("partition number", &recorded.partition, &found.partition);
+    }
+    let texts: [(&str, &str, &str); 4] = [
+        ("world-wide id", &recorded.wwid, &found.wwid),
+        ("serial number", &recorded.serial, &found.serial),
+        ("partition uuid", &recorded.partition_uuid, &found.partition_uuid),
+        ("uuid", &recorded.stack_uuid, &found.stack_uuid),
+    ];
+    let (what, recorded, found) = texts
+        .into_iter()
+        .find(|(_, recorded, found)| !recorded.is_empty() && recorded != found)?;
+    differs(what, &recorded, &if found.is_empty() { "unknown" } else { found })
+}
+
+/// What sysfs says of a block device; sizes are for whoever has it open to add.
+pub fn of_block(system: &System, block: &BlockDir, path: &Path) -> Result<Identity, Error> {
+    let whole = block.whole();
+    let first = |names: &[&str]| names.iter().find_map(|name| whole.attribute(name)).unwrap_or_default();
+    let serial = first(&["serial", "device/serial"]);
+    let serial = if serial.is_empty() { page_80(&whole) } else { serial };
+    let stack_uuid = match block.backing(system) {
+        // A loop device has no identity of its own: it is the file behind it.
+        Some(backing) => loop_uuid(&backing.path),
+        None => first(&["dm/uuid", "md/uuid"]),
+    };
+    Ok(Identity {
+        kind: LegKind::Block,
+        size: 0,
+        block: 0,
+        major: block.dev.major,
+        minor: block.dev.minor,
+        inode: 0,
+        partition: block.partition().unwrap_or(0),
+        serial: Text::cut(&serial),
+        wwid: Text::cut(&first(&["wwid", "device/wwid", "device/cid"])),
+        partition_uuid: Text::cut(&partition_uuid(system, block)),
+        stack_uuid: Text::cut(&stack_uuid),
+        ..named(path)?
+    })
+}
+
+/// What is known of a file; sizes are for whoever has it open to add.
+pub fn of_file(dev: DevNo, inode: u64, path: &Path) -> Result<Identity, Error> {
+    Ok(Identity {
+        kind: LegKind::File,
+        major: dev.major,
+        minor: dev.minor,
+        inode,
+        ..named(path)?
+    })
+}
+
+/// An identity that knows its paths alone.
+fn named(path: &Path) -> Result<Identity, Error> {
+    let canonical = fs::canonicalize(path).map_err(Error::io("resolve the path", path))?;
+    let given = std::path::absolute(path).map_err(Error::io("make the path absolute", path))?;
+    let text = |of: &Path| of.to_str().and_then(|text| Text::new(text).ok());
+    let (Some(given), Some(canonical)) = (text(&given), text(&canonical)) else {
+        return Err(Refusal::new(path, Reason::PathNotRecordable).into());
+    };
+    Ok(Identity {
+        kind: LegKind::File,
+        size: 0,
+        block: 0,
+        major: 0,
+        minor: 0,
+        inode: 0,
+        partition: 0,
+        serial: Text::default(),
+        wwid: Text::default(),
+        partition_uuid: Text::default(),
+        stack_uuid: Text::default(),
+        path: given,
+        canonical,
+    })
+}
+
+/// SCSI vital product data page 80h: four bytes of header, then the serial number.
+fn page_80(whole: &BlockDir) -> String {
+    let page = whole.raw_attribute("device/vpd_pg80").unwrap_or_default();
+    let text = String::from_utf8_lossy(page.get(4..).unwrap_or_default());
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()
+}
+
+fn loop_uuid(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let plain = format!("loop:{path}");
+    if Text::<190>::new(&plain).is_ok() {
+        plain
+    } else {
+        format!("loop-path-hash:{}", blake3::hash(path.as_bytes()))
+    }
+}
+
+/// From the kernel where it says so (older ones do not), else from the links that udev keeps, else empty.
+fn partition_uuid(system: &System, block: &BlockDir) -> String {
+    if block.partition().is_none() {
+        return String::new();
+    }
+    let uevent = block.attribute("uevent").unwrap_or_default();
+    if let Some(uuid) = uevent.lines().find_map(|line| line.strip_prefix("PARTUUID=")) {
+        return uuid.to_lowercase();
+    }
+    let links = system.dev.join("disk/by-partuuid");
+    names(&links)
+        .unwrap_or_default()
+        .into_iter()
+        .find(|name| super::system::device_at(&links.join(name)) == Some(block.dev))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::system::fake::{Machine, dev};
+    use super::*;
+
+    fn disk(minor: u32) -> Identity {
+        Identity {
+            kind: LegKind::Block,
+            size: 1 << 30,
+            block: 512,
+            major: 8,
+            minor,
+            inode: 0,
+            partition: 0,
+            serial: Text::cut("S1"),
+            wwid: Text::default(),
+            partition_uuid: Text::default(),
+            stack_uuid: Text::default(),
+            path: Text::cut("/dev/x"),
+            canonical: Text::cut("/dev/x"),
+        }
+    }
+
+    #[test]
+    fn one_unit_by_two_ways_is_one_disk_and_a_shared_serial_number_is_not() {
+        let (one, mut other) = (disk(0), disk(16));
+        assert!(same(&one, &one.clone()));
+        assert!(!same(&one, &other), "the serial number alone");
+        let mut one = one;
+        (one.wwid, other.wwid) = (Text::cut("naa.5"), Text::cut("naa.5"));
+        assert!(same(&one, &other));
+        other.partition = 1;
+        assert!(same(&one, &other), "a partition of it");
+        one.partition = 2;
+        assert!(!same(&one, &other), "two partitions of it");
+        other.wwid = Text::cut("naa.6");
+        other.partition = 2;
+        assert!(!same(&one, &other));
+    }
+
+    #[test]
+    fn a_disk_shares_bytes_with_its_partition_and_with_what_stands_on_it() {
+        let machine = Machine::new("");
+        for (path, dev) in [
+            ("sda", dev(8, 0)),
+            ("sda/sda1", dev(8, 1)),
+            ("sda/sda2", dev(8, 2)),
+            ("dm-0", dev(253, 0)),
+        ] {
+            machine.add(path, dev);
+        }
+        machine.stack("dm-0", "sda/sda1");
+        let mapped = Identity { major: 253, ..disk(0) };
+        let shares = |left: &Identity, right: &Identity| {
+            let both = [
+                share_bytes(&machine.system, left, right),
+                share_bytes(&machine.system, right, left),
+            ];
+            let [left, right] = both.map(|answer| answer.expect("the machine can be read"));
+            assert_eq!(left, right);
+            left
+        };
+        assert!(shares(&disk(0), &disk(1)) && shares(&mapped, &disk(1)) && shares(&mapped, &disk(0)));
+        assert!(!shares(&disk(1), &disk(2)) && !shares(&mapped, &disk(2)));
+    }
+
+    #[test]
+    fn what_speaks_against_a_disk_is_what_was_recorded_and_differs() {
+        let recorded = disk(0);
+        assert_eq!(
+            mismatch(
+                &recorded,
+                &Identity {
+                    minor: 48,
+                    path: Text::cut("/dev/y"),
+                    ..disk(0)
+                }
+            ),
+            None
+        );
+        assert_eq!(
+            mismatch(
+                &recorded,
+                &Identity {
+                    wwid: Text::cut("naa.5"),
+                    ..disk(0)
+                }
+            ),
+            None
+        );
+        type Change = fn(&mut Identity);
+        let changes: [(&str, Change); 5] = [
+            ("size", |it| it.size += 512),
+            ("serial", |it| it.serial = Text::default()),
+            ("serial", |it| it.serial = Text::cut("S2")),
+            ("partition", |it| it.partition = 1),
+            ("a file", |it| it.kind = LegKind::File),
+        ];
+        for (word, change) in changes {
+            let mut found = disk(0);
+            change(&mut found);
+            let reason = mismatch(&recorded, &found).expect(word);
+            assert!(reason.contains(word), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_disk_is_known_by_what_sysfs_says_of_it() {
+        let machine = Machine::new("");
+        machine.add("nvme0n1", dev(259, 0));
+        machine.add("nvme0n1/nvme0n1p2", dev(259, 2));
+        machine.set("nvme0n1/nvme0n1p2", "partition", "2");
+        machine.set("nvme0n1", "wwid", "eui.0025");
+        machine.set("nvme0n1", "device/serial", "  S4EW  ");
+        machine.set("nvme0n1/nvme0n1p2", "uevent", "MAJOR=259\nPARTUUID=ABCD-02\nPARTN=2");
+        let block = machine.system.block(dev(259, 2)).expect("it was added");
+        let identity = of_block(&machine.system, &block, Path::new("/dev/null")).expect("it can be read");
+        let texts = [&*identity.wwid, &*identity.serial, &*identity.partition_uuid];
+        assert_eq!(texts, ["eui.0025", "S4EW", "abcd-02"]);
+        assert_eq!((identity.partition, identity.major, identity.minor), (2, 259, 2));
+    }
+}

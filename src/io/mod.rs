@@ -1,0 +1,18 @@
+//! Carries the core's effects out on real memory and real disks.
+//!
+//! [`arena`] is the one piece of memory that legs read from and write to; [`uring`] carries operations out on disks
+//! and files, [`memory`] on a model of a disk, and [`faulty`] makes any of them misbehave as a seed says. [`disk`] opens,
+//! claims and refuses disks. All that is `unsafe` in the library lies here.
+
+pub mod arena;
+pub mod disk;
+pub mod engine;
+pub mod faulty;
+pub mod memory;
+pub mod passing;
+pub mod process;
+pub mod seed;
+pub mod uring;
+
+pub use arena::Arena;
+pub use engine::Engine;
