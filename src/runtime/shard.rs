@@ -1,0 +1,312 @@
+//! The thread that owns a core: takes what arrives to it, and carries out what it wants done.
+//!
+//! Nobody else touches the core. What takes time (records, comparing, hashing, closing a disk, giving memory back) is
+//! done by other threads, whose answers and whose requests come in through an [`Inbox`]; the shard waits for nothing
+//! but its port. In the data path nothing is allocated and nothing is logged: what there is to tell goes to the
+//! [`Bulletin`], whose readers log it.
+//!
+//! Effects are begun in the order in which the core yields them, all those of one arrival before the next arrival is
+//! looked at; what they queue reaches the kernel together, with the next wait.
+//!
+//! Not handled: a port that fails. The thread ends with the error, and the process with it: the kernel then treats the
+//! device as one whose daemon died.
+
+use super::bulletin::{Bulletin, Number};
+use super::clock;
+use super::digest::DigestTable;
+use super::inbox::{Ended, Inbox, Message, Outbox};
+use super::port::{Arrival, Port};
+use super::residence::{Residence, Span};
+use super::worker::{Amendments, Job, RecordJob, Subject};
+use crate::core::{Effect, Event, LegId, Mirror, Refusal, Time};
+use crate::io::Arena;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Instant;
+
+/// What an administrator's thread has the shard do.
+pub type Command<S> = Box<dyn FnOnce(&mut Desk<'_, S>) + Send>;
+
+/// What a command may use.
+pub struct Desk<'a, S> {
+    /// The core.
+    pub mirror: &'a mut Mirror,
+    /// What time it is.
+    pub now: Time,
+    port: &'a mut dyn Port,
+    amendments: &'a mut Amendments<S>,
+    bulletin: &'a Bulletin,
+    digest: &'a mut Option<Arc<DigestTable>>,
+    end: &'a mut bool,
+}
+
+impl<S> Desk<'_, S> {
+    /// The number of the newest event: the outcome of what is begun now has a higher one.
+    pub fn newest(&self) -> Number {
+        self.bulletin.board().newest
+    }
+
+    /// Give a leg its disk, in the same command that has the core use it. What it had before is returned, and is to be
+    /// closed by another thread.
+    #[must_use]
+    pub fn set_leg(&mut self, leg: LegId, disk: Arc<OwnedFd>) -> Option<Arc<OwnedFd>> {
+        self.port.set_leg(leg, Some(disk))
+    }
+
+    /// Change what goes with every record from the next one on that the core asks for. Waits for nobody, however long the
+    /// record that is under way may take.
+    pub fn amend(&mut self, subject: Subject, change: impl FnOnce(&mut S) + Send + 'static) {
+        self.amendments.add(subject, change);
+    }
+
+    /// Where the hashes of the digest that begins now go.
+    pub fn set_digest(&mut self, table: Option<Arc<DigestTable>>) {
+        *self.digest = table;
+    }
+
+    /// End the shard's thread when this batch is done.
+    pub fn end(&mut self) {
+        *self.end = true;
+    }
+}
+
+/// A handle to a shard, for any thread.
+pub struct Client<S> {
+    outbox: Outbox<Command<S>>,
+}
+
+impl<S> Clone for Client<S> {
+    fn clone(&self) -> Client<S> {
+        Client {
+            outbox: self.outbox.clone(),
+        }
+    }
+}
+
+impl<S: 'static> Client<S> {
+    /// A handle that sends through `outbox`.
+    pub fn new(outbox: Outbox<Command<S>>) -> Client<S> {
+        Client { outbox }
+    }
+
+    /// Have the shard do something, and wait for what it returns.
+    ///
+    /// # Errors
+    /// Fails when the shard has ended.
+    pub fn call<R: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Desk<'_, S>) -> R + Send + 'static,
+    ) -> Result<R, Ended> {
+        let (answer, answered) = sync_channel(1);
+        let command: Command<S> = Box::new(move |desk| {
+            // Nobody listens any more: then nobody needs it.
+            let _ = answer.send(command(desk));
+        });
+        self.outbox.send(Message::Command(command))?;
+        answered.recv().map_err(|_| Ended)
+    }
+
+    /// Bring everything to the disks for good, and record that; a switch or a change of the protocol that is under way
+    /// ends first. `bulletin` is the shard's. Returns whether the record says clean, or `None` when it takes longer than
+    /// until `until`; to be called again then.
+    ///
+    /// # Errors
+    /// Fails when the shard has ended.
+    pub fn drain(&self, bulletin: &Bulletin, until: Option<Instant>) -> Result<Option<bool>, Ended> {
+        loop {
+            // Before it is asked: what it is busy with may end right after.
+            let newest = bulletin.board().newest;
+            match self.call(|desk| desk.mirror.stop(desk.now))? {
+                Ok(()) | Err(Refusal::Stopping) => break,
+                // Whatever it is busy with, its end is an event.
+                Err(_) => {
+                    let told = bulletin.wait(until, |board| (board.newest > newest || board.ended).then_some(()));
+                    if told.is_none() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        Ok(bulletin.wait(until, |board| board.stopped))
+    }
+}
+
+/// Everything that a shard is made of.
+pub struct Parts<P, S> {
+    /// The core.
+    pub mirror: Mirror,
+    /// Where requests come from and operations go.
+    pub port: P,
+    /// The buffers.
+    pub arena: Arc<Arena>,
+    /// Their memory.
+    pub residence: Arc<Residence>,
+    /// What other threads say.
+    pub inbox: Inbox<Command<S>>,
+    /// The thread that writes records.
+    pub recorder: SyncSender<RecordJob<S>>,
+    /// The threads that compare and hash.
+    pub workers: SyncSender<Job>,
+    /// Where events go.
+    pub bulletin: Arc<Bulletin>,
+    /// The most that can arrive at once without the list of arrivals growing.
+    pub arrivals: usize,
+}
+
+/// The thread's own.
+pub struct Shard<P, S> {
+    parts: Parts<P, S>,
+    arrivals: Vec<Arrival>,
+    digest: Option<Arc<DigestTable>>,
+    /// What goes with the next record.
+    amendments: Amendments<S>,
+    end: bool,
+}
+
+impl<P: Port, S: 'static> Shard<P, S> {
+    /// A shard that has not begun.
+    pub fn new(parts: Parts<P, S>) -> Shard<P, S> {
+        Shard {
+            arrivals: Vec::with_capacity(parts.arrivals),
+            parts,
+            digest: None,
+            amendments: Amendments::default(),
+            end: false,
+        }
+    }
+
+    /// Serve until a command ends it. The port is given back, and everything else dropped.
+    ///
+    /// # Errors
+    /// Fails when the port fails.
+    pub fn run(mut self) -> io::Result<P> {
+        let ended = self.serve();
+        self.parts.bulletin.change(|board| board.ended = true);
+        ended.map(|()| self.parts.port)
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        self.carry_out();
+        while !self.end {
+            let deadline = self.parts.mirror.next_timeout();
+            self.parts.port.wait(deadline, &mut arrivals)?;
+            let now = clock::now();
+            for arrival in arrivals.drain(..) {
+                match arrival {
+                    Arrival::Request(tag, request) => self.parts.mirror.handle_request(now, tag, request),
+                    Arrival::Completion(id, result) => self.parts.mirror.handle_completion(now, id, result),
+                    Arrival::Wake => self.empty_inbox(now),
+                    Arrival::Gone => self.parts.bulletin.change(|board| board.gone = true),
+                }
+                self.carry_out();
+            }
+            if self.parts.mirror.next_timeout().is_some_and(|due| due <= now) {
+                self.parts.mirror.handle_timeout(now);
+                self.carry_out();
+            }
+        }
+        Ok(())
+    }
+
+    fn empty_inbox(&mut self, now: Time) {
+        while let Some(message) = self.parts.inbox.take() {
+            let mirror = &mut self.parts.mirror;
+            match message {
+                Message::Recorded { number, result } => mirror.handle_record(now, number, result),
+                Message::Compared { walk, differing } => mirror.handle_compared(now, walk, differing),
+                Message::Hashed { walk } => mirror.handle_hashed(now, walk),
+                Message::Command(command) => command(&mut Desk {
+                    mirror,
+                    now,
+                    port: &mut self.parts.port,
+                    amendments: &mut self.amendments,
+                    bulletin: &self.parts.bulletin,
+                    digest: &mut self.digest,
+                    end: &mut self.end,
+                }),
+            }
+            // A command's closure may look at what it has begun; the next message must find it begun.
+            self.carry_out();
+        }
+    }
+
+    #[inline]
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.parts.mirror.poll_effect() {
+            match effect {
+                Effect::Submit(op) => self.parts.port.submit(op),
+                Effect::Complete { tag, result, buf, next } => self.parts.port.complete(tag, result, buf, next),
+                Effect::Keep { from, to, len } => self.parts.arena.copy(from, to, len),
+                effect => self.carry_out_rare(effect),
+            }
+        }
+    }
+
+    #[cold]
+    fn carry_out_rare(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record(record) => self.hand_over_record(record),
+            Effect::Compare { walk, left, right, len } => self.hand_over(Job::Compare { walk, left, right, len }),
+            Effect::Hash { walk, range, buf } => match &self.digest {
+                Some(table) => self.hand_over(Job::Hash {
+                    walk,
+                    range,
+                    buf,
+                    table: Arc::clone(table),
+                }),
+                // A digest that nobody waits for any more: the core learns that the buffer is free.
+                None => self.parts.mirror.handle_hashed(clock::now(), walk),
+            },
+            Effect::Populate {
+                start,
+                len,
+                wanted: true,
+            } => {
+                // Not being locked was told to the administrator who prepared it.
+                let _ = self.parts.residence.prepare(Span { start, len });
+            }
+            Effect::Populate {
+                start,
+                len,
+                wanted: false,
+            } => {
+                if self.parts.residence.leave(Span { start, len }) {
+                    self.hand_over(Job::GiveBack);
+                }
+            }
+            Effect::Release(leg) => {
+                let disk = self.parts.port.set_leg(leg, None);
+                self.hand_over(Job::Close { leg, disk });
+            }
+            Effect::Notify(event) => {
+                if matches!(event, Event::Digested { .. }) {
+                    self.digest = None;
+                }
+                self.parts.bulletin.tell(event);
+            }
+            Effect::Submit(_) | Effect::Complete { .. } | Effect::Keep { .. } => {
+                unreachable!("carried out by the caller")
+            }
+        }
+    }
+
+    fn hand_over_record(&mut self, record: crate::core::Record) {
+        self.parts
+            .recorder
+            .send(RecordJob {
+                record,
+                amendments: std::mem::take(&mut self.amendments),
+            })
+            .expect("the recorder ends after its queue is dropped");
+    }
+
+    fn hand_over(&mut self, job: Job) {
+        self.parts
+            .workers
+            .send(job)
+            .expect("workers end after their queue is dropped");
+    }
+}
