@@ -1,0 +1,314 @@
+//! A device with a real core, shard and record, on files; its disks' operations succeed and do nothing.
+
+use super::*;
+use crate::running;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::thread::{self, JoinHandle};
+use twinblk::control::{Attach, Content, LegName};
+use twinblk::core::config::Config;
+use twinblk::core::{Action, Buf, CopyMode, Errno, LegId, LegOp, LegTraits, Record, Tag};
+use twinblk::io::Arena;
+use twinblk::io::disk::{Disk, Wanted};
+use twinblk::runtime::clock;
+use twinblk::runtime::inbox::inbox;
+use twinblk::runtime::port::{Arrival, Port};
+use twinblk::runtime::shard::{Parts, Shard};
+use twinblk::runtime::state_dir::StateDir;
+use twinblk::runtime::worker::{Bench, recorder, workers};
+use twinblk::table::Superblock;
+
+const SIZE: u64 = 1 << 20;
+
+/// Disks that do nothing, and no guest.
+struct Idle {
+    wake: Arc<EventFd>,
+    disks: [Option<Arc<OwnedFd>>; 2],
+    done: Vec<LegOp>,
+    /// Whether flushes of the secondary stay unanswered; looked at when something arrives.
+    holds_flushes: Arc<AtomicBool>,
+}
+
+impl Port for Idle {
+    fn submit(&mut self, op: LegOp) {
+        assert!(self.disks[op.leg.index()].is_some(), "{op:?} for a leg without a disk");
+        self.done.push(op);
+    }
+
+    fn complete(&mut self, _: Tag, _: Result<(), Errno>, _: Buf, _: Buf) {
+        unreachable!("there is no guest");
+    }
+
+    fn set_leg(&mut self, leg: LegId, disk: Option<Arc<OwnedFd>>) -> Option<Arc<OwnedFd>> {
+        std::mem::replace(&mut self.disks[leg.index()], disk)
+    }
+
+    fn wait(&mut self, deadline: Option<Time>, arrivals: &mut Vec<Arrival>) -> io::Result<()> {
+        let holds = self.holds_flushes.load(Ordering::SeqCst);
+        self.done.retain(|op| {
+            let is_held = holds && op.action == Action::Flush && op.leg == LegId::B;
+            if !is_held {
+                arrivals.push(Arrival::Completion(op.id, Ok(())));
+            }
+            is_held
+        });
+        let timeout = match deadline {
+            _ if !arrivals.is_empty() => PollTimeout::ZERO,
+            None => PollTimeout::NONE,
+            Some(deadline) => {
+                PollTimeout::try_from(deadline.since(clock::now()).0.div_ceil(1_000_000)).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut ready = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ready, timeout)?;
+        if ready[0].any() == Some(true) {
+            self.wake.read()?;
+            arrivals.push(Arrival::Wake);
+        }
+        Ok(())
+    }
+}
+
+/// A device whose secondary, `b.img`, is attached and was held by somebody else when it was started.
+struct World {
+    root: PathBuf,
+    device: Arc<Device>,
+    holds_flushes: Arc<AtomicBool>,
+    shard: Option<JoinHandle<io::Result<Idle>>>,
+}
+
+impl World {
+    fn new(test: &str) -> World {
+        let root = std::env::temp_dir().join(format!("twinblk-device-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir_all(&root).unwrap();
+        for file in ["a.img", "b.img", "c.img"] {
+            File::create(root.join(file)).unwrap().set_len(SIZE).unwrap();
+        }
+        let a = open(&root, "a.img");
+        let identity_of_b = open(&root, "b.img").identity;
+        let mut record = Record::first(Protocol::Flush);
+        record.legs[1] = record.legs[0];
+        let superblock = Superblock {
+            uuid: [7; 16],
+            name: "vm1".parse().unwrap(),
+            geometry: Geometry::new(SIZE, a.identity.block.max(512)),
+            max_io: 128 << 10,
+            depth: 8,
+            ublk_id: 0,
+            record,
+            settings: table::Settings {
+                pool_bytes: 2 << 20,
+                ..table::Settings::default()
+            },
+            legs: [Some(a.identity.clone()), Some(identity_of_b)],
+        };
+        let layout = running::layout(&superblock);
+        let arena = Arc::new(Arena::reserve(layout.arena_bytes()).unwrap());
+        let residence = Arc::new(Residence::new(Arc::clone(&arena)));
+        let bulletin = Arc::new(Bulletin::default());
+        let (outbox, inbox) = inbox().unwrap();
+        let bench = Bench {
+            arena: Arc::clone(&arena),
+            residence: Arc::clone(&residence),
+            bulletin: Arc::clone(&bulletin),
+        };
+        let jobs = workers(1, 16, &bench, &outbox).unwrap();
+        let state = StateDir::create(&root, &superblock).unwrap();
+        let writes = Arc::new(AtomicU64::new(0));
+        let mut keeper = Keeper::new(state, superblock.clone(), Arc::clone(&writes));
+        let record = superblock.record.opened([true, false]);
+        keeper.write(&record).unwrap();
+        let (records, _) = recorder(keeper, outbox.clone()).unwrap();
+        let config = Config {
+            geometry: superblock.geometry,
+            layout,
+            pool_bytes: superblock.settings.pool_bytes,
+            stall_budget: Span::from_secs(3600),
+            leg_timeout: Span::from_secs(3600),
+            catch_up: true,
+            lag_bytes: 0,
+        };
+        let traits = [Some(LegTraits { punches: true }), None];
+        let mirror = Mirror::new(config, record, traits, CopyMode::Compare, clock::now());
+        let holds_flushes = Arc::new(AtomicBool::new(false));
+        let port = Idle {
+            wake: inbox.wake(),
+            disks: [Some(a.descriptor), None],
+            done: Vec::new(),
+            holds_flushes: Arc::clone(&holds_flushes),
+        };
+        let parts = Parts {
+            mirror,
+            port,
+            arena,
+            residence: Arc::clone(&residence),
+            inbox,
+            recorder: records,
+            workers: jobs,
+            bulletin: Arc::clone(&bulletin),
+            arrivals: 64,
+        };
+        let shard = thread::spawn(move || Shard::new(parts).run());
+        let device = Arc::new(Device {
+            constants: Constants {
+                name: superblock.name.to_string(),
+                uuid: String::new(),
+                path: "/dev/ublkb0".into(),
+                geometry: superblock.geometry,
+                layout,
+                daemon: Daemon {
+                    pid: 1,
+                    version: String::new(),
+                    started: String::new(),
+                },
+            },
+            client: Client::new(outbox),
+            bulletin: Arc::clone(&bulletin),
+            residence,
+            ending: Arc::new(Ending::new(bulletin)),
+            metadata_writes: writes,
+            shared: Mutex::new(Shared {
+                legs: legs::facts(&superblock.legs, [false, true]),
+                held_since: [Some(0), None],
+                settings: superblock.settings,
+            }),
+            legs_change: Mutex::new(()),
+        });
+        World {
+            root,
+            device,
+            holds_flushes,
+            shard: Some(shard),
+        }
+    }
+
+    fn disk(&self, file: &str) -> Disk {
+        open(&self.root, file)
+    }
+
+    /// Wait for a disk as the daemon does at its start.
+    fn take_when_free(&self, file: &str, identity: &table::LegIdentity) -> JoinHandle<Result<(), Error>> {
+        let descriptor = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(self.root.join(file))
+            .unwrap();
+        let (device, identity) = (Arc::clone(&self.device), identity.clone());
+        thread::spawn(move || device.take_when_free(LegId::B, &descriptor.into(), &identity))
+    }
+
+    fn attach(&self, file: &str) -> Result<Reply, Error> {
+        let disk = self.disk(file);
+        let attach = Attach {
+            identity: disk.identity.clone(),
+            content: Content::Overwrite,
+            unchanged: false,
+        };
+        let descriptor = disk.descriptor.try_clone().unwrap();
+        drop(disk);
+        self.ask(Request::Attach(attach), Some(descriptor))
+    }
+
+    fn ask(&self, request: Request, descriptor: Option<OwnedFd>) -> Result<Reply, Error> {
+        self.device
+            .handle(request, descriptor, &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn detach() -> Request {
+        Request::Detach {
+            leg: LegName::Id(LegId::B),
+        }
+    }
+
+    fn secondary(&self) -> (String, bool) {
+        let status = self.device.status().unwrap();
+        let leg = status.secondary().unwrap();
+        (leg.path.file_name().unwrap().to_str().unwrap().into(), leg.attached)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.device.client.call(|desk| desk.end());
+        let ended = self.shard.take().unwrap().join();
+        let _ = fs::remove_dir_all(&self.root);
+        assert!(ended.is_ok_and(|ended| ended.is_ok()) || thread::panicking());
+    }
+}
+
+fn open(root: &Path, file: &str) -> Disk {
+    Disk::open(&root.join(file), &Wanted::ANY).unwrap()
+}
+
+#[test]
+fn a_disk_that_is_waited_for_is_taken_when_it_is_free() {
+    let world = World::new("taken");
+    let somebody = world.disk("b.img");
+    let taking = world.take_when_free("b.img", &somebody.identity);
+    drop(somebody);
+    assert_eq!(taking.join().unwrap(), Ok(()));
+    world.ask(Request::Wait { timeout_ms: None }, None).unwrap();
+    assert_eq!(world.secondary(), ("b.img".into(), true));
+    assert!(
+        Disk::open(&world.root.join("b.img"), &Wanted::ANY).is_err(),
+        "it is claimed"
+    );
+}
+
+#[test]
+fn a_disk_that_was_detached_while_it_was_waited_for_is_never_taken() {
+    let world = World::new("detached");
+    let somebody = world.disk("b.img");
+    let taking = world.take_when_free("b.img", &somebody.identity);
+    world.ask(World::detach(), None).unwrap();
+    drop(somebody);
+    assert_eq!(taking.join().unwrap(), Ok(()));
+    assert_eq!(world.secondary(), ("b.img".into(), false));
+    let _free = world.disk("b.img");
+}
+
+#[test]
+fn a_disk_that_is_waited_for_does_not_replace_one_that_was_attached_meanwhile() {
+    let world = World::new("replaced");
+    let somebody = world.disk("b.img");
+    let taking = world.take_when_free("b.img", &somebody.identity);
+    world.attach("c.img").unwrap();
+    drop(somebody);
+    assert_eq!(taking.join().unwrap(), Ok(()));
+    world.ask(Request::Wait { timeout_ms: None }, None).unwrap();
+    assert_eq!(world.secondary(), ("c.img".into(), true));
+    let _free = world.disk("b.img");
+}
+
+#[test]
+fn a_leg_whose_detach_nobody_waited_for_can_be_attached_again() {
+    let world = World::new("interrupted");
+    world.ask(World::detach(), None).unwrap();
+    world.attach("b.img").unwrap();
+    world.ask(Request::Wait { timeout_ms: None }, None).unwrap();
+    world.holds_flushes.store(true, Ordering::SeqCst);
+    let interrupted = world
+        .device
+        .handle(World::detach(), None, &mut |_| ControlFlow::Break(()));
+    assert!(interrupted.is_err());
+    let taken = world.attach("c.img");
+    assert!(taken.is_err(), "the disk is still being written: {taken:?}");
+
+    let newest = world.device.bulletin.board().newest;
+    world.holds_flushes.store(false, Ordering::SeqCst);
+    world.device.status().unwrap();
+    let released = |board: &mut Board| (board.released[1] > newest).then_some(());
+    world.device.bulletin.wait(None, released).unwrap();
+    world.attach("c.img").unwrap();
+    world.ask(Request::Wait { timeout_ms: None }, None).unwrap();
+    assert_eq!(world.secondary(), ("c.img".into(), true));
+    let _free = world.disk("b.img");
+}
