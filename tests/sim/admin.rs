@@ -1,0 +1,400 @@
+//! The administrator: attaches, detaches, switches and changes settings at any moment, whether it fits or not.
+//!
+//! Verifies: what was accepted is answered by its event within a bound; a leg is released only when nothing is in flight on it;
+//! without faults nothing is demoted that the administrator did not ask for; a resync writes no more than the device
+//! once. A refusal is legal whenever the core says so, but `stats` must show that each verb succeeds somewhere.
+
+use crate::check::Check;
+use crate::plan::{Admin, Faults, Plan};
+use crate::token::{SECTOR, Token};
+use crate::world::{Happening, World};
+use twinblk::core::time::Span;
+use twinblk::core::{CopyMode, Event, Health, LegId, LegOp, LegTraits, Protocol, Range, Refusal, Status, Time};
+
+/// A sector that changed by itself.
+#[derive(Clone, Copy, Debug)]
+struct Corruption {
+    sector: usize,
+    was: Token,
+    is: Token,
+}
+
+/// What an administrator waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    Detach,
+    Switch,
+    Verify,
+    Digest,
+    Stop,
+    Protocol,
+}
+
+pub struct AdminState {
+    pub claimed: [bool; 2],
+    /// Somebody else has written to the leg since it was detached, or it never belonged to the device; until it is in
+    /// sync again nothing is expected of its content.
+    pub replaced: [bool; 2],
+    /// The same, until it is attached: nobody may vouch for it.
+    pub touched: [bool; 2],
+    pub stopped: bool,
+    pub stopped_clean: bool,
+    /// The largest and the smallest that were in force.
+    pub stall_budget: Span,
+    pub stall_budget_least: Span,
+    /// Demotions, and copies of what a slow leg had to miss, need no other reason than load: `async` was chosen, or a
+    /// limit is meant to be hit.
+    pub lenient: bool,
+    awaited: Vec<(Awaited, Time)>,
+    corruptions: Vec<Corruption>,
+    in_sync: bool,
+    /// The secondary was in sync without interruption since the verify began.
+    verify_undisturbed: bool,
+    resync_began: Time,
+}
+
+impl AdminState {
+    pub fn new(plan: &Plan) -> AdminState {
+        AdminState {
+            claimed: [false; 2],
+            replaced: [false; 2],
+            touched: [false; 2],
+            stopped: false,
+            stopped_clean: false,
+            stall_budget: plan.config.stall_budget,
+            stall_budget_least: plan.config.stall_budget,
+            lenient: plan.protocol == Protocol::Async || plan.faults != Faults::None || plan.config.lag_bytes != 0,
+            awaited: Vec::new(),
+            corruptions: Vec::new(),
+            in_sync: false,
+            verify_undisturbed: false,
+            resync_began: Time(0),
+        }
+    }
+
+    pub fn is_corrupt(&self, sector: usize) -> bool {
+        self.corruptions.iter().any(|corruption| corruption.sector == sector)
+    }
+
+    pub fn corrupted_overlaps(&self, range: Range) -> bool {
+        self.corruptions
+            .iter()
+            .any(|corruption| range.overlaps(Range::new(corruption.sector as u64 * SECTOR, SECTOR)))
+    }
+
+    pub fn corrupt_sectors(&self) -> impl Iterator<Item = usize> {
+        self.corruptions.iter().map(|corruption| corruption.sector)
+    }
+
+    pub fn awaits(&self, what: Awaited) -> bool {
+        self.awaited.iter().any(|(awaited, _)| *awaited == what)
+    }
+
+    pub fn awaits_anything(&self) -> Option<Awaited> {
+        self.awaited.first().map(|(awaited, _)| *awaited)
+    }
+
+    /// A detach was asked for outside [`World::administrate`].
+    pub fn expect_detach(&mut self, now: Time) {
+        self.awaited.push((Awaited::Detach, now));
+    }
+
+    fn answered(&mut self, what: Awaited) -> Check {
+        match self.awaited.iter().position(|(awaited, _)| *awaited == what) {
+            Some(at) => {
+                self.awaited.remove(at);
+                Ok(())
+            }
+            None => Err(format!("nobody waits for {what:?}")),
+        }
+    }
+}
+
+impl World {
+    /// The administrator does something, and will again.
+    pub fn administrate(&mut self) -> Check {
+        if self.issued >= self.budget {
+            return Ok(());
+        }
+        let delay = self.around(self.plan.admin_interval.0);
+        self.at(delay, Happening::Admin);
+        let secondary = self.mirror.status().record.primary.other();
+        let claimed = self.admin.claimed[secondary.index()];
+        //            attach switch detach protocol verify digest pause rate pool budgets cancel
+        let weights = match self.plan.admin {
+            Admin::Absent => return Ok(()),
+            Admin::Calm => [30, 0, 0, 0, 3, 3, 1, 1, 1, 0, 0],
+            Admin::Switching => [30, 30, 3, 2, 1, 1, 0, 0, 0, 0, 0],
+            Admin::Restless => [20, 10, 10, 8, 6, 6, 6, 6, 5, 5, 3],
+        };
+        match self.rng.weighted(&weights) {
+            0 if !claimed => self.attach(secondary),
+            0 => Ok(()),
+            1 => {
+                let pause = self
+                    .rng
+                    .pick(&[None, Some(0), Some(500_000), Some(50_000_000)])
+                    .map(Span);
+                let result = self.mirror.switch(self.now, pause);
+                self.asked(Some(Awaited::Switch), "switch", result)
+            }
+            2 => {
+                let result = self.mirror.detach(self.now, secondary);
+                self.asked(Some(Awaited::Detach), "detach", result)
+            }
+            3 => {
+                let protocol = self.rng.pick(&[Protocol::Sync, Protocol::Flush, Protocol::Async]);
+                self.admin.lenient |= protocol == Protocol::Async;
+                let result = self.mirror.set_protocol(self.now, protocol);
+                self.asked(Some(Awaited::Protocol), protocol.word(), result)
+            }
+            4 => self.verify(),
+            5 => self.digest(),
+            choice => {
+                self.adjust(choice);
+                Ok(())
+            }
+        }
+    }
+
+    fn adjust(&mut self, choice: usize) {
+        let (now, rng) = (self.now, &mut self.rng);
+        match choice {
+            6 => self.mirror.pause_resync(now, rng.percent(40)),
+            7 => self.mirror.set_rate(now, rng.pick(&[0, 0, 1 << 20, 16 << 20])),
+            8 => {
+                let layout = &self.plan.config.layout;
+                let buffers = rng.within(1, layout.pool_max / u64::from(layout.max_io));
+                // A refusal is fine: what is in use cannot be taken away.
+                let _ = self.mirror.set_pool_bytes(now, buffers * u64::from(layout.max_io));
+            }
+            9 if self.plan.faults != Faults::None => {
+                let budget = Span::from_millis(rng.pick(&[5, 50, 500]));
+                self.admin.stall_budget = Span(self.admin.stall_budget.0.max(budget.0));
+                self.admin.stall_budget_least = Span(self.admin.stall_budget_least.0.min(budget.0));
+                self.mirror.set_stall_budget(now, budget);
+            }
+            9 => {
+                self.admin.lenient = true;
+                self.mirror.set_lag_bytes(now, rng.within(0, 32) * 4096);
+            }
+            _ => self.mirror.cancel_check(now),
+        }
+    }
+
+    pub fn attach(&mut self, leg: LegId) -> Check {
+        let at = leg.index();
+        if !self.admin.replaced[at] && self.rng.percent(25) {
+            (self.admin.replaced[at], self.admin.touched[at]) = (true, true);
+            let nonce = self.rng.below(1 << 30) + 1;
+            let kept: Vec<Token> = self.disks[at].live().to_vec();
+            let block = u64::from(self.plan.config.geometry.block) / SECTOR;
+            let junk = kept.into_iter().enumerate().map(|(sector, token)| {
+                let keeps = crate::rng::mix(nonce ^ (sector as u64 / block)) & 1 == 0;
+                if keeps {
+                    token
+                } else {
+                    Token::junk(nonce, sector as u64)
+                }
+            });
+            self.disks[at].replace(junk);
+        }
+        if self.disks[at].reopen() {
+            (self.admin.replaced[at], self.admin.touched[at]) = (true, true);
+        }
+        self.disks[at].begin_anew();
+        let how = if self.admin.touched[at] {
+            self.rng.pick(&[CopyMode::Blind, CopyMode::Compare])
+        } else {
+            self.rng
+                .pick(&[CopyMode::Blind, CopyMode::Compare, CopyMode::Dirty, CopyMode::Dirty])
+        };
+        let traits = LegTraits {
+            punches: self.plan.punches[at],
+        };
+        self.admin.claimed[at] = true;
+        let result = self.mirror.attach(self.now, leg, traits, how);
+        match result {
+            Ok(()) => {
+                self.stats.attaches += 1;
+                self.admin.touched[at] = false;
+            }
+            Err(_) => self.admin.claimed[at] = false,
+        }
+        self.asked(None, "attach", result)
+    }
+
+    pub fn verify(&mut self) -> Check {
+        let result = self.mirror.verify(self.now);
+        if result.is_ok() {
+            self.walks.differences.clear();
+            self.admin.verify_undisturbed = self.admin.in_sync;
+        }
+        self.asked(Some(Awaited::Verify), "verify", result)
+    }
+
+    pub fn digest(&mut self) -> Check {
+        let leg = self.rng.pick(&LegId::ALL);
+        let pause = Span(self.rng.pick(&[0, 1_000_000, 100_000_000]));
+        let result = self.mirror.digest(self.now, leg, pause);
+        if result.is_ok() {
+            self.walks.forget_hashes();
+        }
+        self.asked(Some(Awaited::Digest), "digest", result)
+    }
+
+    pub fn stop(&mut self) -> Check {
+        let result = self.mirror.stop(self.now);
+        self.asked(Some(Awaited::Stop), "stop", result)
+    }
+
+    fn asked(&mut self, awaited: Option<Awaited>, verb: &str, result: Result<(), Refusal>) -> Check {
+        self.trace(|| format!("admin: {verb} {result:?}"));
+        match (result, awaited) {
+            (Ok(()), Some(awaited)) => self.admin.awaited.push((awaited, self.now)),
+            (Ok(()), None) => {}
+            (Err(_), _) => self.stats.refusals += 1,
+        }
+        Ok(())
+    }
+
+    pub fn notified(&mut self, event: Event) -> Check {
+        self.trace(|| format!("event {event:?}"));
+        match event {
+            Event::Health { .. } | Event::ResyncEnded { .. } => Ok(()),
+            Event::LegError { .. } => {
+                self.stats.leg_errors += 1;
+                self.admin.verify_undisturbed = false;
+                Ok(())
+            }
+            Event::Detached(_) => {
+                self.stats.detaches += 1;
+                self.admin.answered(Awaited::Detach)
+            }
+            Event::Switched { .. } => {
+                self.stats.switches += 1;
+                self.admin.answered(Awaited::Switch)
+            }
+            Event::SwitchGivenUp { .. } => {
+                self.stats.switches_given_up += 1;
+                self.admin.answered(Awaited::Switch)
+            }
+            Event::Difference(range) => {
+                self.walks.differences.push(range);
+                Ok(())
+            }
+            Event::Verified { complete, .. } => {
+                self.admin.answered(Awaited::Verify)?;
+                if complete && self.admin.verify_undisturbed {
+                    self.check_verify()
+                } else {
+                    Ok(())
+                }
+            }
+            Event::Digested {
+                generation,
+                leg,
+                complete,
+            } => {
+                self.admin.answered(Awaited::Digest)?;
+                if complete {
+                    return self.check_digest(generation, leg);
+                }
+                self.stats.digests_given_up += 1;
+                Ok(())
+            }
+            Event::ProtocolSet { done } => {
+                self.stats.protocols_set += u64::from(done);
+                self.admin.answered(Awaited::Protocol)
+            }
+            Event::Stopped { clean } => {
+                self.admin.stopped = true;
+                self.admin.stopped_clean = clean;
+                self.stats.stops += 1;
+                self.admin.answered(Awaited::Stop)
+            }
+        }
+    }
+
+    pub fn release(&mut self, leg: LegId) -> Check {
+        self.trace(|| format!("release {leg}"));
+        if let Some(flight) = self.flights.values().find(|flight| flight.op.leg == leg) {
+            return Err(format!("leg {leg} is released with {:?} in flight", flight.op));
+        }
+        self.admin.claimed[leg.index()] = false;
+        self.stats.releases += 1;
+        Ok(())
+    }
+
+    /// Health as the core sees it: counts, and demotions that nothing explains.
+    pub fn watch_health(&mut self, status: &Status) -> Check {
+        let secondary = status.record.legs[status.record.primary.other().index()];
+        let in_sync = secondary.is_some_and(|leg| leg.health == Health::InSync && leg.attached);
+        let was = std::mem::replace(&mut self.admin.in_sync, in_sync);
+        if in_sync && !was {
+            self.stats.in_sync += 1;
+            self.admin.replaced = [false; 2];
+        }
+        if was && !in_sync {
+            self.stats.demotions += 1;
+            self.admin.verify_undisturbed = false;
+            let asked = self.admin.awaits(Awaited::Detach) || self.stats.detaches > 0;
+            if !self.admin.lenient && !asked {
+                return Err(format!(
+                    "the secondary is demoted without a reason: {:?}",
+                    status.record
+                ));
+            }
+        }
+        if status.resync.began != self.admin.resync_began {
+            self.admin.resync_began = status.resync.began;
+            self.walks.copied = 0;
+        }
+        let geometry = &self.plan.config.geometry;
+        let most = geometry.extents() * u64::from(geometry.extent);
+        if !self.admin.lenient && self.walks.copied > most {
+            return Err(format!(
+                "a resync wrote {} bytes to a device of {most}",
+                self.walks.copied
+            ));
+        }
+        Ok(())
+    }
+
+    /// Count what is written out of copy buffers.
+    pub fn count_copied(&mut self, op: &LegOp) {
+        let layout = &self.plan.config.layout;
+        let copies = layout.tags_bytes()..layout.pool_start();
+        if matches!(op.action, twinblk::core::Action::Write { .. }) && copies.contains(&op.buf.offset()) {
+            self.walks.copied += op.range.len;
+        }
+    }
+
+    /// Change sectors of one leg behind everybody's back.
+    pub fn corrupt(&mut self) {
+        let leg = self.rng.pick(&[0, 1]);
+        let sectors = self.disks[leg].live().len() as u64;
+        for _ in 0..self.rng.within(1, 4) {
+            let sector = self.rng.below(sectors) as usize;
+            let was = self.disks[leg].live()[sector];
+            if self.admin.is_corrupt(sector) {
+                continue;
+            }
+            let is = Token::junk(self.rng.below(1 << 30) + 1, sector as u64);
+            self.disks[leg].corrupt(sector, is);
+            self.trace(|| format!("sector {sector} of leg {} is corrupt", LegId::ALL[leg]));
+            self.admin.corruptions.push(Corruption { sector, was, is });
+        }
+    }
+
+    /// Undo what [`World::corrupt`] did, wherever it has got to.
+    pub fn mend(&mut self) {
+        for corruption in std::mem::take(&mut self.admin.corruptions) {
+            for disk in &mut self.disks {
+                if disk.live()[corruption.sector] == corruption.is {
+                    disk.corrupt(corruption.sector, corruption.was);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The test of the test: the simulation finds each deliberate fault of the core.
+
+use crate::run;
+use twinblk::core::breaks::{self, Break};
+
+/// Within this many seeds each fault must show.
+const ENOUGH: u64 = 400;
+
+#[test]
+fn every_deliberate_break_is_found() {
+    let mut missed = Vec::new();
+    for which in Break::ALL {
+        let found = (0..ENOUGH).find_map(|seed| {
+            breaks::arm(Some(which));
+            let broken = run::seed(seed, false);
+            breaks::arm(None);
+            // What fails unbroken too proves nothing.
+            broken
+                .err()
+                .filter(|_| run::seed(seed, false).is_ok())
+                .map(|what| (seed, what))
+        });
+        match found {
+            Some((seed, what)) => println!("{which:?}: seed {seed}: {what}"),
+            None => missed.push(which),
+        }
+    }
+    assert_eq!(missed, [], "not found within {ENOUGH} seeds");
+}

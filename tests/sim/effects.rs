@@ -1,0 +1,389 @@
+//! Carries out what the core wants, on simulated disks and memory.
+//!
+//! Verifies of every operation: its id is not in flight; the leg is claimed and, if released, not touched; the range is
+//! aligned and inside the device; its memory is populated and nobody else's; no two writes that overlap are in flight on one
+//! leg, because a disk orders them as it likes; a write puts nothing older over something newer; its payload is meant
+//! for exactly that place. Bytes are taken from memory (and put there) block by block at two moments between submission and
+//! completion, so a buffer used again too early shows.
+
+use crate::arena::span;
+use crate::check::{Check, flush_acknowledged, write_acknowledged};
+use crate::guest::Pending;
+use crate::oracle::sectors;
+use crate::rng::mix;
+use crate::token::{SECTOR, Token, WriteId};
+use crate::world::{Happening, World, op_id};
+use twinblk::core::{Action, Buf, Effect, Errno, LegOp, Operation, Tag};
+
+/// An operation on a leg, in flight.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    pub op: LegOp,
+    /// The disk's number for a write, or when a flush was issued.
+    handle: u64,
+    /// Which guest write a zeroing belongs to.
+    zeroes: WriteId,
+    /// Tells this operation from a later one of the same id, and which blocks are taken early.
+    nonce: u64,
+    early_done: bool,
+    pub result: Result<(), Errno>,
+}
+
+/// Effects that one event may cause: far above what any plan needs.
+const MOST_EFFECTS: u32 = 100_000;
+
+fn is_write(action: Action) -> bool {
+    matches!(action, Action::Write { .. } | Action::Zero { .. })
+}
+
+fn has_buffer(action: Action) -> bool {
+    matches!(action, Action::Write { .. } | Action::Read)
+}
+
+fn overlap(a: (Buf, u64), b: (Buf, u64)) -> bool {
+    let (a, b) = (span(a.0, a.1), span(b.0, b.1));
+    a.start < b.end && b.start < a.end
+}
+
+impl World {
+    pub fn carry_out(&mut self) -> Check {
+        for _ in 0..MOST_EFFECTS {
+            let Some(effect) = self.mirror.poll_effect() else {
+                return Ok(());
+            };
+            if self.admin.stopped {
+                return Err(format!("an effect after Stopped: {effect:?}"));
+            }
+            match effect {
+                Effect::Submit(op) => self.submit(op)?,
+                Effect::Keep { from, to, len } => self.keep(from, to, len.into())?,
+                Effect::Complete { tag, result, buf, next } => self.complete(tag, result, buf, next)?,
+                Effect::Record(record) => {
+                    self.trace(|| format!("record {record:?}"));
+                    self.store.begin(record)?;
+                    let delay = self.around(self.plan.record_latency.0);
+                    self.at(delay, Happening::Recorded);
+                    self.stats.records += 1;
+                }
+                Effect::Compare { walk, left, right, len } => self.walk_compare(walk, left, right, len)?,
+                Effect::Hash { walk, range, buf } => self.walk_hash(walk, range, buf)?,
+                Effect::Populate { start, len, wanted } => self.populate(start, len, wanted)?,
+                Effect::Release(leg) => self.release(leg)?,
+                Effect::Notify(event) => self.notified(event)?,
+            }
+        }
+        Err("effects without end".into())
+    }
+
+    fn submit(&mut self, op: LegOp) -> Check {
+        self.check_submission(&op).map_err(|what| format!("{what}: {op:?}"))?;
+        let leg = op.leg.index();
+        let nonce = self.rng.next();
+        let result = self.faults.fate(leg, op.action, op.range);
+        if result.is_err() && is_write(op.action) {
+            self.oracle.taint(op.range);
+        }
+        let mut zeroes = 0;
+        let handle = match op.action {
+            Action::Read => 0,
+            Action::Flush => self.disks[leg].begin_flush(),
+            Action::Write { .. } => self.disks[leg].begin_write().into(),
+            Action::Zero { .. } => {
+                zeroes = self
+                    .oracle
+                    .source_of_zeroes(leg, op.range, self.disks[leg].live())
+                    .ok_or_else(|| format!("no request asks for these zeroes: {op:?}"))?;
+                self.disks[leg].begin_write().into()
+            }
+        };
+        self.trace(|| format!("  submit {op:?}{}", if result.is_err() { " (will fail)" } else { "" }));
+        let delay = self.latency(leg);
+        if nonce & 3 != 0 && op.action != Action::Flush {
+            let early = self.rng.below(delay + 1);
+            self.at(early, Happening::Early { op: op.id.0, nonce });
+        }
+        self.at(delay, Happening::Completion { op: op.id.0, nonce });
+        self.stats.leg_ops += 1;
+        self.flights.insert(
+            op.id.0,
+            Flight {
+                op,
+                handle,
+                zeroes,
+                nonce,
+                early_done: false,
+                result,
+            },
+        );
+        Ok(())
+    }
+
+    fn check_submission(&self, op: &LegOp) -> Check {
+        if op.id.0 >= 1 << 48 || self.flights.contains_key(&op.id.0) {
+            return Err("the id is in use or too large".into());
+        }
+        if !self.admin.claimed[op.leg.index()] {
+            return Err("the leg is not attached".into());
+        }
+        if op.action == Action::Flush {
+            return Ok(());
+        }
+        let geometry = &self.plan.config.geometry;
+        let block = u64::from(geometry.block);
+        if op.range.len == 0 || !op.range.start.is_multiple_of(block) || !op.range.len.is_multiple_of(block) {
+            return Err("the range is empty or not aligned".into());
+        }
+        if op.range.end() > geometry.size {
+            return Err("the range ends behind the device".into());
+        }
+        if has_buffer(op.action) {
+            self.arena.check(op.buf, op.range.len)?;
+        }
+        for flight in self.flights.values() {
+            let other = &flight.op;
+            let same_leg = other.leg == op.leg && other.range.overlaps(op.range);
+            if same_leg && is_write(other.action) && is_write(op.action) {
+                return Err(format!("an overlapping write is in flight on the leg: {other:?}"));
+            }
+            let shares = has_buffer(other.action)
+                && has_buffer(op.action)
+                && overlap((other.buf, other.range.len), (op.buf, op.range.len));
+            if shares && (other.action == Action::Read || op.action == Action::Read) {
+                return Err(format!("the buffer is in use by {other:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether block `sector` of an operation moves early.
+    fn moves_early(&self, flight: &Flight, sector: usize) -> bool {
+        let block = sector as u64 * SECTOR / u64::from(self.plan.config.geometry.block);
+        mix(flight.nonce ^ block) & 1 == 0
+    }
+
+    /// Move the bytes of an operation: the early blocks, or all that have not moved.
+    fn move_bytes(&mut self, id: u64, early: bool) -> Check {
+        let mut flight = self.flights[&id].clone();
+        let (op, leg) = (flight.op, flight.op.leg.index());
+        let torn = flight.result.is_err();
+        for sector in sectors(op.range) {
+            if flight.early_done && self.moves_early(&flight, sector) || early && !self.moves_early(&flight, sector) {
+                continue;
+            }
+            // A failed operation did something to some of its blocks.
+            let block = sector as u64 * SECTOR / u64::from(self.plan.config.geometry.block);
+            if torn && mix(flight.nonce ^ block.rotate_left(32)) & 1 == 0 {
+                continue;
+            }
+            let place = (op.buf.0 as usize) + (sector - (op.range.start / SECTOR) as usize);
+            match op.action {
+                Action::Read => self.arena.write(place, self.disks[leg].live()[sector]),
+                Action::Write { .. } => {
+                    self.arena.check(op.buf, op.range.len)?;
+                    let token = self.arena.read(place);
+                    self.put(&flight, sector, token)?;
+                }
+                Action::Zero { .. } => self.put(&flight, sector, Token::zeroed(flight.zeroes, sector as u64))?,
+                Action::Flush => {}
+            }
+        }
+        flight.early_done |= early;
+        self.flights.insert(id, flight);
+        Ok(())
+    }
+
+    fn put(&mut self, flight: &Flight, sector: usize, token: Token) -> Check {
+        let leg = flight.op.leg.index();
+        if token.sector() != sector as u64 || token.is_junk() && !self.admin.is_corrupt(sector) {
+            return Err(format!("sector {sector} gets {token:?} from {:?}", flight.op));
+        }
+        let shown = self.disks[leg].live()[sector];
+        let older = shown.id() > self.oracle.base() && token.id() < shown.id() && !token.same_bytes(shown);
+        if older && !self.oracle.is_tainted(sector) {
+            return Err(format!(
+                "at sector {sector} the older {token:?} replaces {shown:?}: {:?}",
+                flight.op
+            ));
+        }
+        self.disks[leg].take(flight.handle as u32, sector, token);
+        Ok(())
+    }
+
+    pub fn op_early(&mut self, id: u64, nonce: u64) -> Check {
+        let fits = self.flights.get(&id).is_some_and(|flight| flight.nonce == nonce);
+        let hung = fits && self.faults.is_hung(self.flights[&id].op.leg.index());
+        if fits && !hung {
+            self.move_bytes(id, true)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub fn op_done(&mut self, id: u64, nonce: u64) -> Check {
+        let Some(flight) = self.flights.get(&id).filter(|flight| flight.nonce == nonce) else {
+            return Ok(());
+        };
+        let (op, handle) = (flight.op, flight.handle);
+        let leg = op.leg.index();
+        if let Some(until) = self.faults.hung_until(leg) {
+            let delay = until.since(self.now).0 + self.rng.below(1_000_000);
+            self.at(delay, Happening::Completion { op: id, nonce });
+            return Ok(());
+        }
+        if let Err(error) = self.faults.late_fate(leg, self.flights[&id].result) {
+            self.flights.get_mut(&id).expect("it is in flight").result = Err(error);
+            if is_write(op.action) {
+                self.oracle.taint(op.range);
+            }
+        }
+        self.move_bytes(id, false)?;
+        let flight = self.flights.remove(&id).expect("it is in flight");
+        let possible_primary = self.store.possible().any(|record| record.primary == op.leg);
+        match (op.action, flight.result) {
+            (Action::Read, _) => {}
+            (Action::Write { fua }, Ok(())) => self.disks[leg].complete_write(handle as u32, fua),
+            (Action::Write { .. } | Action::Zero { .. }, _) => self.disks[leg].complete_write(handle as u32, false),
+            (Action::Flush, Ok(())) => self.disks[leg].complete_flush(handle),
+            (Action::Flush, Err(_)) => {
+                let loss = self.faults.flush_loss(possible_primary, &mut self.rng);
+                self.disks[leg].fail_flush(handle, loss, possible_primary);
+            }
+        }
+        if flight.result.is_err() {
+            self.faults.note_error(possible_primary, op, self.now);
+        }
+        self.trace(|| format!("  done {:?} {:?}", op.id, flight.result));
+        self.count_copied(&op);
+        let before = self.mirror.status().source_generation;
+        let subject = match op.action {
+            Action::Write { .. } => self.arena.read(op.buf.0 as usize).id(),
+            Action::Zero { .. } => flight.zeroes,
+            Action::Read | Action::Flush => 0,
+        };
+        self.mirror.handle_completion(self.now, op_id(id), flight.result);
+        if subject != 0 && possible_primary && flight.result.is_ok() {
+            self.count_generation(before, subject);
+        }
+        Ok(())
+    }
+
+    /// The daemon is dead; what was in flight lands, whole or in part.
+    pub fn land(&mut self, id: u64, nonce: u64) -> Check {
+        let flight = self.flights.get_mut(&id).expect("it is in flight");
+        if nonce & 1 == 0 && !flight.early_done {
+            return self.move_bytes(id, true);
+        }
+        if is_write(flight.op.action) {
+            self.move_bytes(id, false)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn keep(&mut self, from: Buf, to: Buf, len: u64) -> Check {
+        for flight in self.flights.values().filter(|flight| has_buffer(flight.op.action)) {
+            if overlap((to, len), (flight.op.buf, flight.op.range.len)) {
+                return Err(format!("a payload is kept where {:?} works", flight.op));
+            }
+        }
+        self.stats.kept += 1;
+        self.arena.copy(from, to, len)
+    }
+
+    fn complete(&mut self, tag: Tag, result: Result<(), Errno>, buf: Buf, next: Buf) -> Check {
+        let at = usize::from(tag.0);
+        let pending = self.guest.pending[at]
+            .take()
+            .ok_or_else(|| format!("{tag:?} is answered twice, or never asked"))?;
+        let request = pending.request;
+        self.trace(|| format!("answer {} #{} {:?} {result:?}", tag.0, pending.write, request.operation));
+        match (result, request.operation) {
+            (Ok(()), Operation::Read) => self.read_answered(&pending, buf)?,
+            (Ok(()), Operation::Flush) => {
+                flush_acknowledged(&self.oracle, &self.disks, self.store.possible(), &pending.floor)?;
+                self.oracle.acknowledge_flush(pending.submitted, &pending.floor);
+                self.stats.flushes += 1;
+            }
+            (Ok(()), Operation::Discard) => self.oracle.acknowledge(pending.write),
+            (Ok(()), Operation::Write { .. } | Operation::WriteZeroes { .. }) => {
+                write_acknowledged(&self.oracle, &self.disks, self.store.possible(), pending.write)?;
+                self.oracle.acknowledge(pending.write);
+                self.stats.writes += 1;
+            }
+            (Err(error), _) => {
+                self.faults
+                    .explains(&self.store, &pending, self.now)
+                    .map_err(|what| format!("{request:?} fails with {error:?}, but {what}"))?;
+                if pending.write != 0 {
+                    self.oracle.fail(pending.write);
+                }
+                self.stats.guest_errors += 1;
+            }
+        }
+        self.count_answer(&pending);
+        self.give_next(at, next)?;
+        let delay = self.guest.think(at, &mut self.rng);
+        self.at(delay, Happening::Client { tag: tag.0 });
+        Ok(())
+    }
+
+    fn read_answered(&mut self, pending: &Pending, buf: Buf) -> Check {
+        let range = pending.request.range;
+        let span = self.arena.check(buf, range.len)?;
+        // A switch waits for reads of the old primary, but not beyond the budget: one that hangs longer may show a write
+        // that is not on the new primary yet, and is not acknowledged.
+        let outlived_switch = self.mirror.status().primary != pending.primary
+            && self.now.since(pending.submitted_at).0 >= self.admin.stall_budget_least.0;
+        for ((place, sector), floor) in span.zip(sectors(range)).zip(&pending.floor) {
+            let token = self.arena.read(place);
+            if !self.oracle.is_legal(sector, token) || !self.oracle.shows(sector, token, *floor) {
+                return Err(format!(
+                    "a read of {range:?} returned {token:?} at sector {sector}, at least write {floor} was due"
+                ));
+            }
+            if !outlived_switch {
+                self.oracle.saw(sector, token);
+            }
+        }
+        self.stats.reads += 1;
+        Ok(())
+    }
+
+    /// The kernel owns `next` from now on.
+    fn give_next(&mut self, tag: usize, next: Buf) -> Check {
+        let size = u64::from(self.plan.config.layout.max_io);
+        self.arena.check(next, size)?;
+        for flight in self.flights.values().filter(|flight| has_buffer(flight.op.action)) {
+            if overlap((next, size), (flight.op.buf, flight.op.range.len)) {
+                return Err(format!("tag {tag} is given {next:?}, where {:?} works", flight.op));
+            }
+        }
+        for (other, buf) in self.guest.buffers.iter().enumerate() {
+            if other != tag && overlap((next, size), (*buf, size)) {
+                return Err(format!("tags {tag} and {other} are both given {next:?}"));
+            }
+        }
+        self.guest.buffers[tag] = next;
+        self.arena.poison(next, size)
+    }
+
+    fn populate(&mut self, start: u64, len: u64, wanted: bool) -> Check {
+        if !wanted {
+            let size = u64::from(self.plan.config.layout.max_io);
+            for flight in self.flights.values().filter(|flight| has_buffer(flight.op.action)) {
+                if overlap((Buf::at(start), len), (flight.op.buf, flight.op.range.len)) {
+                    return Err(format!("memory is given back where {:?} works", flight.op));
+                }
+            }
+            if let Some(buf) = self
+                .guest
+                .buffers
+                .iter()
+                .find(|buf| overlap((Buf::at(start), len), (**buf, size)))
+            {
+                return Err(format!("memory is given back that a tag owns: {buf:?}"));
+            }
+        }
+        self.arena.populate(start, len, wanted)
+    }
+}

@@ -1,0 +1,255 @@
+//! What goes wrong with disks and records, when, and whether it explains what the guest was told.
+//!
+//! Verifies that no request of the guest fails unless the leg that served it (one that some possible record names as
+//! primary) had an error of that kind in that place while the request was under way, or records could not be written.
+
+use crate::check::Check;
+use crate::disk::FlushLoss;
+use crate::guest::Pending;
+use crate::plan::Faults;
+use crate::record::Store;
+use crate::rng::Rng;
+use crate::world::{Happening, World};
+use twinblk::core::time::Span;
+use twinblk::core::{Action, Errno, LegId, LegOp, Operation, Range, Time};
+
+/// The next `left` operations of these kinds fail.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    kinds: u8,
+    left: u32,
+}
+
+struct Injected {
+    action: Action,
+    range: Range,
+    at: Time,
+}
+
+#[derive(Default)]
+pub struct FaultState {
+    rules: [Vec<Rule>; 2],
+    lost: [bool; 2],
+    hung: [Option<Time>; 2],
+    /// Errors of a leg that might be the primary.
+    injected: Vec<Injected>,
+    /// When the guest had to wait for the primary or for a record last.
+    excuse: Time,
+    /// When a record failed last.
+    record_failed: Option<Time>,
+    /// A leg that was primary hangs.
+    primary_hung: bool,
+    /// How much went wrong in this life.
+    count: u32,
+    /// Nothing goes wrong for a while.
+    pub suspended: bool,
+}
+
+/// How much goes wrong in one life.
+const MOST_FAULTS: u32 = 24;
+
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+const FLUSH: u8 = 4;
+const ZERO: u8 = 8;
+
+fn kind(action: Action) -> u8 {
+    match action {
+        Action::Read => READ,
+        Action::Write { .. } => WRITE,
+        Action::Flush => FLUSH,
+        Action::Zero { .. } => ZERO,
+    }
+}
+
+impl FaultState {
+    /// How an operation submitted now will end.
+    pub fn fate(&mut self, leg: usize, action: Action, _range: Range) -> Result<(), Errno> {
+        if self.lost[leg] {
+            return Err(Errno(6));
+        }
+        for rule in &mut self.rules[leg] {
+            if rule.kinds & kind(action) != 0 && rule.left > 0 {
+                rule.left -= 1;
+                return Err(Errno::IO);
+            }
+        }
+        Ok(())
+    }
+
+    /// How it ends after all: a leg lost meanwhile takes what is in flight with it.
+    pub fn late_fate(&self, leg: usize, fate: Result<(), Errno>) -> Result<(), Errno> {
+        if self.lost[leg] { Err(Errno(6)) } else { fate }
+    }
+
+    pub fn is_hung(&self, leg: usize) -> bool {
+        self.hung[leg].is_some()
+    }
+
+    pub fn hung_until(&self, leg: usize) -> Option<Time> {
+        self.hung[leg]
+    }
+
+    pub fn note_error(&mut self, could_be_primary: bool, op: LegOp, now: Time) {
+        if could_be_primary {
+            self.injected.push(Injected {
+                action: op.action,
+                range: op.range,
+                at: now,
+            });
+        }
+    }
+
+    pub fn flush_loss(&self, could_be_primary: bool, rng: &mut Rng) -> FlushLoss {
+        if could_be_primary {
+            rng.pick(&[FlushLoss::Kept, FlushLoss::Shown])
+        } else {
+            rng.pick(&[FlushLoss::Kept, FlushLoss::Shown, FlushLoss::Reverted])
+        }
+    }
+
+    /// The last moment at which a request may have waited for something that nobody bounds.
+    pub fn excused_until(&mut self, now: Time, store: &Store) -> Time {
+        if store.failing > 0 {
+            self.excuse = now;
+            self.record_failed = Some(now);
+        }
+        if self.primary_hung {
+            self.excuse = now;
+        }
+        self.excuse
+    }
+
+    /// Whether something injected explains that this request fails.
+    pub fn explains(&self, store: &Store, pending: &Pending, now: Time) -> Check {
+        let request = pending.request;
+        let kinds = match request.operation {
+            Operation::Read => READ,
+            Operation::Flush => FLUSH,
+            Operation::Write { fua: false } => WRITE,
+            Operation::Write { fua: true } => WRITE | FLUSH,
+            Operation::Discard => ZERO,
+            Operation::WriteZeroes { .. } => ZERO | WRITE | FLUSH,
+        };
+        let explained = self.injected.iter().rev().any(|error| {
+            error.at >= pending.submitted_at
+                && kinds & kind(error.action) != 0
+                && (error.action == Action::Flush || error.range.overlaps(request.range))
+        });
+        let records = store.failing > 0 || self.record_failed.is_some_and(|at| at >= pending.submitted_at);
+        if explained || records {
+            Ok(())
+        } else {
+            Err(format!(
+                "the primary had no such error since {:?} (now {now:?})",
+                pending.submitted_at
+            ))
+        }
+    }
+
+    fn heal(&mut self, leg: usize) {
+        self.rules[leg].clear();
+        self.lost[leg] = false;
+        self.hung[leg] = None;
+    }
+}
+
+impl World {
+    /// Something goes wrong; later the next thing will.
+    pub fn inject(&mut self) -> Check {
+        let faults = self.plan.faults;
+        if faults == Faults::None || self.issued >= self.budget || self.faults.suspended {
+            return Ok(());
+        }
+        let interval = self.plan.fault_interval.0;
+        let delay = self.around(interval);
+        self.at(delay, Happening::Fault);
+        let primary = self.mirror.status().record.primary;
+        let chosen = match faults {
+            Faults::None => return Ok(()),
+            Faults::SecondaryErrors => 0,
+            Faults::Errors => self.rng.pick(&[0, 1]),
+            Faults::Hangs => self.rng.pick(&[2, 2, 3]),
+            Faults::Records => 4,
+            Faults::Everything => self.rng.pick(&[0, 1, 2, 2, 3, 4]),
+        };
+        // A world in which something always hangs or fails comes to no end.
+        let hangs = self.faults.hung != [None; 2];
+        if hangs && matches!(chosen, 2 | 3) || self.faults.count >= MOST_FAULTS {
+            return Ok(());
+        }
+        self.faults.count += 1;
+        match chosen {
+            0 => self.break_leg(primary.other(), true),
+            1 => self.break_leg(primary, false),
+            2 => self.hang_leg(primary.other()),
+            3 => self.hang_leg(primary),
+            _ => {
+                self.store.failing = self.rng.pick(&[1, 1, 2, 5]);
+                let delay = self.around(interval);
+                self.at(delay, Happening::HealRecords);
+                self.trace(|| "fault: records fail".into());
+            }
+        }
+        self.stats.faults += 1;
+        Ok(())
+    }
+
+    fn break_leg(&mut self, leg: LegId, may_be_lost: bool) {
+        let at = leg.index();
+        if may_be_lost && self.rng.percent(20) {
+            self.faults.lost[at] = true;
+        } else {
+            let rule = Rule {
+                kinds: self
+                    .rng
+                    .pick(&[READ, WRITE, WRITE, FLUSH, FLUSH, ZERO, WRITE | FLUSH, 15]),
+                left: self.rng.pick(&[1, 1, 2, 20]),
+            };
+            self.faults.rules[at].push(rule);
+        }
+        self.trace(|| {
+            format!(
+                "fault: leg {leg} lost {} rules {:?}",
+                self.faults.lost[at], self.faults.rules[at]
+            )
+        });
+        let delay = self.around(self.plan.fault_interval.0 * 2);
+        self.at(delay, Happening::Heal { leg: at as u8 });
+    }
+
+    fn hang_leg(&mut self, leg: LegId) {
+        let at = leg.index();
+        let long = self.admin.stall_budget.0.min(1_000_000_000);
+        let length = self.rng.pick(&[long / 10, long / 2, long * 2]) + 1;
+        self.faults.hung[at] = Some(Time(self.now.0 + length));
+        let primary = self.store.possible().any(|record| record.primary == leg);
+        self.faults.primary_hung |= primary;
+        self.trace(|| format!("fault: leg {leg} hangs for {} us", length / 1000));
+        self.at(length, Happening::Heal { leg: at as u8 });
+    }
+
+    pub fn heal_leg(&mut self, leg: LegId) -> Check {
+        self.trace(|| format!("heal leg {leg}"));
+        self.faults.heal(leg.index());
+        if self.faults.hung.iter().all(Option::is_none) {
+            self.faults.primary_hung = false;
+        }
+        Ok(())
+    }
+
+    /// How long the secondary may keep a request, and an operation, waiting from now on.
+    pub fn set_budgets(&mut self, stall: Span, timeout: Span) {
+        self.mirror.set_leg_timeout(self.now, timeout);
+        self.mirror.set_stall_budget(self.now, stall);
+        self.admin.stall_budget = stall;
+    }
+
+    pub fn heal_everything(&mut self) -> Check {
+        for leg in LegId::ALL {
+            self.heal_leg(leg)?;
+        }
+        self.store.failing = 0;
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! The lives of a device: started, used, cut or killed or stopped, and started again from what is left.
+//!
+//! Verifies at each end what the disks hold against the record that a start finds, at rest that everything is equal and
+//! counted, after a stop that the record is clean and all of it durable. A start does what the daemon does: after an unclean end
+//! the secondary is recorded as syncing before anything is served.
+
+use crate::admin::Awaited;
+use crate::check::{Check, End, at_rest, flush_acknowledged, image_after};
+use crate::counters::Counters;
+use crate::disk::Disk;
+use crate::faults::FaultState;
+use crate::guest::Guest;
+use crate::oracle::Oracle;
+use crate::plan::Plan;
+use crate::record::Store;
+use crate::rng::Rng;
+use crate::stats::Stats;
+use crate::token::{SECTOR, Token};
+use crate::walk::Walks;
+use crate::world::{Happening, World};
+use twinblk::core::time::Span;
+use twinblk::core::{CopyMode, Health, LegId, LegRecord, LegTraits, Mirror, Protocol, Record};
+
+/// Simulated time within which a healthy device comes to rest.
+const REST: Span = Span(600_000_000_000);
+
+/// Run the world of `plan` to its end.
+pub fn run(plan: Plan, trace: bool) -> Check<Stats> {
+    let mut world = first_life(plan, trace);
+    for life in 0..plan.lives {
+        world.stats.lives += 1;
+        world.live(plan.requests)?;
+        let last = life + 1 == plan.lives;
+        match world.rng.below(if last { 6 } else { 5 }) {
+            0 => world.end(End::Cut)?,
+            1 => world.end(End::Kill)?,
+            _ => {
+                world.rest()?;
+                world.check_up()?;
+                match world.rng.below(4) {
+                    0 => world.end(End::Cut)?,
+                    1 => world.end(End::Kill)?,
+                    _ => world.stop_cleanly()?,
+                }
+            }
+        }
+        world.start_again()?;
+    }
+    world.live(20)?;
+    world.rest()?;
+    Ok(world.stats)
+}
+
+/// A start records before it serves that a secondary which may differ is not in sync.
+fn check_opened(found: &Record, opened: &Record) -> Check {
+    let secondary = found.primary.other().index();
+    let in_sync = |record: &Record| record.legs[secondary].is_some_and(|leg| leg.health == Health::InSync);
+    if opened.clean || opened.number <= found.number || opened.era <= found.era || opened.primary != found.primary {
+        return Err(format!("a start makes {opened:?} of {found:?}"));
+    }
+    if in_sync(opened) && !(found.clean && in_sync(found)) {
+        return Err(format!("a start trusts the secondary: {opened:?} after {found:?}"));
+    }
+    Ok(())
+}
+
+fn traits(plan: &Plan, leg: LegId) -> LegTraits {
+    LegTraits {
+        punches: plan.punches[leg.index()],
+    }
+}
+
+pub fn first_life(plan: Plan, trace: bool) -> World {
+    let mut rng = Rng::new(plan.seed ^ 0x5eed);
+    let sectors = plan.config.geometry.size / SECTOR;
+    let block = u64::from(plan.config.geometry.block) / SECTOR;
+    let content: Vec<Token> = (0..sectors).map(|sector| Token::written(1, sector)).collect();
+    let other = if plan.begins_mirrored {
+        content.clone()
+    } else {
+        (0..sectors).map(|sector| Token::junk(7, sector)).collect()
+    };
+    let leg = LegRecord {
+        health: Health::InSync,
+        consistent_at: 0,
+        attached: true,
+    };
+    let first = Record {
+        legs: [Some(leg), plan.begins_mirrored.then_some(leg)],
+        ..Record::first(plan.protocol)
+    };
+    let there = first.legs.map(|leg| leg.is_some());
+    let record = first.opened(there);
+    let legs = LegId::ALL.map(|leg| there[leg.index()].then(|| traits(&plan, leg)));
+    let disks = [Disk::new(content, block), Disk::new(other, block)];
+    let world_rng = Rng::new(rng.next());
+    let mut world = World::assemble(
+        plan,
+        world_rng,
+        Mirror::new(
+            plan.config,
+            record,
+            legs,
+            CopyMode::Compare,
+            twinblk::core::Time(1_000_000),
+        ),
+        disks,
+        Store::new(record),
+        1,
+        trace,
+    );
+    world.admin.claimed = there;
+    world.admin.replaced = [false, !plan.begins_mirrored];
+    world.admin.touched = world.admin.replaced;
+    world
+}
+
+impl World {
+    /// Let the guest, the administrator and chance do what they like, until `requests` more were issued.
+    pub fn live(&mut self, requests: u64) -> Check {
+        self.trace(|| format!("a life begins: {:?}", self.plan));
+        self.budget = self.issued + requests;
+        self.settle_effects()?;
+        self.wake();
+        self.at(0, Happening::Admin);
+        let delay = self.around(self.plan.fault_interval.0);
+        self.at(delay, Happening::Fault);
+        while self.issued < self.budget {
+            self.must_step()?;
+        }
+        // The end comes in the middle of things.
+        for _ in 0..self.rng.below(40) {
+            if !self.is_quiet() {
+                self.must_step()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All clients that wait for nothing ask again.
+    fn wake(&mut self) {
+        for tag in 0..self.guest.pending.len() {
+            if self.guest.pending[tag].is_none() {
+                let delay = self.rng.below(100_000);
+                self.at(delay, Happening::Client { tag: tag as u16 });
+            }
+        }
+    }
+
+    fn must_step(&mut self) -> Check {
+        if self.step()? {
+            Ok(())
+        } else {
+            Err(format!("nothing will ever happen again: {}", self.unrest()))
+        }
+    }
+
+    /// Faults end, the guest and the administrator pause: everything must come to rest, answered, counted and equal.
+    pub fn rest(&mut self) -> Check {
+        self.budget = self.issued;
+        self.heal_everything()?;
+        self.mirror.pause_resync(self.now, false);
+        self.mirror.set_rate(self.now, 0);
+        self.mirror.set_catch_up(self.now, true);
+        // A leg that is slower than its time-out by nature never comes back: here it may be as slow as it is.
+        self.set_budgets(REST, REST);
+        self.settle_effects()?;
+        self.trace(|| "to rest".into());
+        let until = self.now + REST;
+        let mut attached = false;
+        loop {
+            if self.is_rested() {
+                break;
+            }
+            if self.now > until {
+                return Err(format!("it does not come to rest: {}", self.unrest()));
+            }
+            if !self.step()? {
+                // A leg that failed waits for the administrator.
+                if attached || !self.nudge()? {
+                    return Err(format!("stuck, and not at rest: {}", self.unrest()));
+                }
+                attached = true;
+            }
+        }
+        // What comes after is judged by the budgets that the plan means.
+        self.set_budgets(self.plan.config.stall_budget, self.plan.config.leg_timeout);
+        self.settle_effects()?;
+        let status = self.mirror.status();
+        at_rest(&self.oracle, &self.disks, &status.record)?;
+        if self.secondary_follows() {
+            self.stats.rests_in_sync += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether a secondary is there and followed.
+    fn secondary_follows(&self) -> bool {
+        let record = self.mirror.status().record;
+        let other = record.primary.other().index();
+        self.admin.claimed[other] && record.legs[other].is_some_and(|leg| leg.attached)
+    }
+
+    fn is_rested(&self) -> bool {
+        if !self.is_quiet() || self.admin.awaits_anything().is_some() {
+            return false;
+        }
+        if !self.secondary_follows() {
+            return true;
+        }
+        let status = self.mirror.status();
+        let leg = status.record.legs[status.record.primary.other().index()];
+        leg.is_some_and(|leg| leg.health == Health::InSync)
+            && status.dirty_bytes == 0
+            && status.writes_mirrored == status.source_generation
+    }
+
+    fn unrest(&self) -> String {
+        let requests: Vec<_> = self.guest.outstanding().map(|pending| pending.request).collect();
+        format!(
+            "awaited {:?}, requests {requests:?}, operations {:?}, record under way {}, walks {}, {:?}",
+            self.admin.awaits_anything(),
+            self.flights.values().map(|flight| flight.op).collect::<Vec<_>>(),
+            self.store.is_writing(),
+            !self.walks.is_idle(),
+            self.mirror.status()
+        )
+    }
+
+    /// Take a leg that will not come back by itself off and attach it anew.
+    fn nudge(&mut self) -> Check<bool> {
+        let status = self.mirror.status();
+        let leg = status.record.primary.other();
+        let failed = status.record.legs[leg.index()].is_some_and(|leg| leg.health != Health::InSync);
+        if !failed || status.comes_by_itself {
+            return Ok(false);
+        }
+        if self.mirror.detach(self.now, leg).is_err() {
+            return Ok(false);
+        }
+        self.trace(|| format!("admin: leg {leg} will not come back by itself"));
+        self.settle_nudge(leg)?;
+        self.attach(leg)?;
+        self.settle_effects()?;
+        Ok(true)
+    }
+
+    fn settle_nudge(&mut self, leg: LegId) -> Check {
+        self.admin.expect_detach(self.now);
+        self.settle_effects()?;
+        while self.admin.claimed[leg.index()] {
+            self.must_step()?;
+        }
+        Ok(())
+    }
+
+    /// At rest: corrupt something, verify under load, digest, and come to rest again.
+    fn check_up(&mut self) -> Check {
+        self.faults.suspended = true;
+        if self.secondary_follows() {
+            if self.rng.percent(50) {
+                self.corrupt();
+            }
+            self.verify()?;
+            self.settle_effects()?;
+            self.busy_while(Awaited::Verify)?;
+            self.mend();
+        }
+        self.digest()?;
+        self.settle_effects()?;
+        self.busy_while(Awaited::Digest)?;
+        self.faults.suspended = false;
+        self.rest()
+    }
+
+    /// Some load while something is awaited, then none, until it has come.
+    fn busy_while(&mut self, what: Awaited) -> Check {
+        self.budget = self.issued + self.rng.below(40);
+        self.wake();
+        let until = self.now + REST;
+        while self.admin.awaits(what) {
+            if self.issued >= self.budget {
+                // Whatever the administrator did under the load: a pause would never end by itself.
+                self.mirror.pause_resync(self.now, false);
+                self.mirror.set_rate(self.now, 0);
+                self.settle_effects()?;
+                if !self.admin.awaits(what) {
+                    break;
+                }
+            }
+            self.must_step()?;
+            if self.now > until {
+                return Err(format!("{what:?} does not end"));
+            }
+        }
+        self.budget = self.issued;
+        while !self.is_quiet() {
+            self.must_step()?;
+        }
+        Ok(())
+    }
+
+    /// A clean stop: everything durable, the record clean, nothing in flight.
+    fn stop_cleanly(&mut self) -> Check {
+        self.stop()?;
+        self.settle_effects()?;
+        let until = self.now + REST;
+        while self.admin.awaits(Awaited::Stop) {
+            self.must_step()?;
+            if self.now > until {
+                return Err("a stop does not end".into());
+            }
+        }
+        if !self.admin.stopped || !self.admin.stopped_clean {
+            return Err("a stop at rest was refused, or is not clean".into());
+        }
+        if !self.is_quiet() {
+            return Err(format!("stopped with something in flight: {:?}", self.flights));
+        }
+        for record in self.store.possible() {
+            if !record.clean {
+                return Err(format!("stopped, but a start may find {record:?}"));
+            }
+        }
+        let floor = self.oracle.floor().to_vec();
+        flush_acknowledged(&self.oracle, &self.disks, self.store.possible(), &floor)
+            .map_err(|what| format!("after a clean stop: {what}"))?;
+        let record = *self.store.possible().next().expect("there is always a record");
+        at_rest(&self.oracle, &self.disks, &record)
+    }
+
+    /// The life ends here and now.
+    fn end(&mut self, how: End) -> Check {
+        // What is in flight may land, in part or whole: the next daemon waits for it.
+        let flights: Vec<u64> = self.flights.keys().copied().collect();
+        for id in flights {
+            if self.rng.percent(50) {
+                self.land(id, self.plan.seed ^ id)?;
+            }
+        }
+        for disk in &mut self.disks {
+            match how {
+                End::Cut => disk.cut(&mut self.rng),
+                End::Kill => {
+                    disk.reopen();
+                }
+            }
+        }
+        match how {
+            End::Cut => self.stats.cuts += 1,
+            End::Kill => self.stats.kills += 1,
+        }
+        let choice = self.rng.next();
+        let record = self.store.find(choice);
+        self.trace(|| format!("{how:?}: a start finds {record:?}"));
+        image_after(&self.oracle, &self.disks, &record, how, self.admin.replaced)
+    }
+
+    /// A new daemon takes over what is left.
+    fn start_again(&mut self) -> Check {
+        let found = self.store.find(0);
+        let secondary = found.primary.other().index();
+        let mut there = [true; 2];
+        there[secondary] = found.legs[secondary].is_some_and(|leg| leg.attached) && self.rng.percent(85);
+        let record = found.opened(there);
+        check_opened(&found, &record)?;
+        if there[secondary] && record.legs[secondary].is_some_and(|leg| leg.health == Health::InSync) {
+            self.stats.starts_in_sync += 1;
+        }
+        self.store.put(record);
+        self.clear();
+        // What is left is what there is: ids of this life say nothing on the other leg any more.
+        self.disks.iter_mut().for_each(Disk::begin_anew);
+        let primary = &self.disks[record.primary.index()];
+        self.oracle = Oracle::new(primary.live(), primary.durable(), self.oracle.newest());
+        let legs = LegId::ALL.map(|leg| there[leg.index()].then(|| traits(&self.plan, leg)));
+        self.mirror = Mirror::new(self.plan.config, record, legs, CopyMode::Compare, self.now);
+        if self.mirror.status().source_generation < self.generation {
+            return Err(format!(
+                "a start goes on at generation {}, {} was used before",
+                self.mirror.status().source_generation,
+                self.generation
+            ));
+        }
+        let replaced = self.admin.replaced;
+        let lenient = record.protocol == Protocol::Async || self.admin.lenient;
+        self.admin = crate::admin::AdminState::new(&self.plan);
+        self.admin.claimed = there;
+        self.admin.lenient = lenient;
+        (self.admin.replaced, self.admin.touched) = (replaced, replaced);
+        self.arena = crate::arena::Arena::new(&self.plan.config.layout);
+        self.faults = FaultState::default();
+        self.counters = Counters::default();
+        self.walks = Walks::default();
+        self.guest = Guest::new(&self.plan, &mut self.rng);
+        self.settle_effects()
+    }
+}

@@ -1,0 +1,49 @@
+//! Deterministic simulation of the core: the real decisions over simulated disks, memory, records and guests.
+//!
+//! One seed makes one world: geometry, protocol, habits of the guest, the administrator and chance. A failing seed prints the
+//! command that replays it.
+//!
+//! **What must be survived**, alone and together:
+//! - completions of a leg in any order, with any delay, next to a guest that never stops writing to one hot block;
+//! - errors of a leg, per kind, once or several times: failed writes that did part of what they should, failed reads,
+//!   failed flushes that lose what they should have made durable, shown or not shown afterwards;
+//! - a secondary that does not answer for longer than its budget, and answers late; a primary that does not answer for a while;
+//! - a leg that is lost with what is in flight, and comes back;
+//! - a power cut at any moment: of what was not flushed each block survives or not, on each leg by itself;
+//! - the death of the daemon at any moment: what is in flight lands or not, caches stay;
+//! - records that are slow, or end in an error while nobody knows whether they are durable;
+//! - an administrator who attaches (blank, junk, a former leg), detaches, switches, stops, verifies, digests and changes
+//!   settings at any moment; somebody who writes to a detached leg; sectors that change by themselves.
+//!
+//! **Not simulated**: two faults that the design does not survive either (the primary lost for ever while the secondary is not
+//! in sync, a daemon that dies while a leg hangs for ever); the format of records; memory and threads of the daemon.
+//!
+//! What each checker verifies, and what it does not, stands at the head of its module: `check` (acknowledgements, cuts,
+//! rest, digests), `effects` (order and use of memory), `counters`, `walk` (verify), `faults` (errors told to the guest),
+//! `admin` (verbs), `record`, `world` (progress), `life` (starts and stops).
+//!
+//! `TWINBLK_SIM_SEED=n` runs one seed with a trace, `TWINBLK_SIM_SEEDS=a..b` a range.
+
+mod admin;
+mod arena;
+#[cfg(feature = "breaks")]
+mod breaks;
+mod check;
+mod counters;
+mod disk;
+mod effects;
+mod endless;
+mod faults;
+mod guest;
+mod life;
+mod oracle;
+mod plan;
+mod record;
+mod rng;
+mod run;
+mod seeds;
+mod stats;
+mod token;
+mod walk;
+mod what_if;
+mod world;

@@ -1,0 +1,148 @@
+//! What kind of world a seed makes.
+
+use crate::rng::Rng;
+use twinblk::core::time::Span;
+use twinblk::core::{Config, Geometry, Layout, Protocol};
+
+/// Which faults a world may meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faults {
+    /// None at all: nothing may be demoted without the administrator.
+    None,
+    /// Errors of the secondary, once or until healed.
+    SecondaryErrors,
+    /// Errors of either leg.
+    Errors,
+    /// A leg that does not answer for a while.
+    Hangs,
+    /// Records that fail or end undetermined.
+    Records,
+    /// All of it.
+    Everything,
+}
+
+/// How the administrator behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// Does nothing.
+    Absent,
+    /// Attaches a leg and leaves it.
+    Calm,
+    /// Mostly switches.
+    Switching,
+    /// Anything at any time.
+    Restless,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub config: Config,
+    pub protocol: Protocol,
+    pub faults: Faults,
+    pub admin: Admin,
+    /// Mean time between two things the administrator does, and between two faults.
+    pub admin_interval: Span,
+    pub fault_interval: Span,
+    /// Mean latency of an operation, by leg, and of a record.
+    pub latency: [Span; 2],
+    pub record_latency: Span,
+    /// How late timers come.
+    pub timer_lateness: Span,
+    /// Whether leg `i` can punch holes.
+    pub punches: [bool; 2],
+    /// Guest requests of one life.
+    pub requests: u64,
+    pub lives: u64,
+    /// Hot spots: few blocks that get most of the writes.
+    pub hot_blocks: u64,
+    /// Most blocks of one request.
+    pub max_blocks: u64,
+    /// Whether clients pause between requests.
+    pub thinks: bool,
+    /// Whether the guest does little but write, without end.
+    pub endless: bool,
+    /// Whether the world begins with both legs in sync.
+    pub begins_mirrored: bool,
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Plan {
+        let rng = &mut Rng::new(seed);
+        let block: u32 = rng.pick(&[512, 512, 4096]);
+        let grain: u32 = rng.pick(&[4096, 4096, 8192, 16384]);
+        let extent = rng.pick(&[16384u32, 16384, 32768, 65536]).max(grain);
+        let blocks = if block == 512 {
+            rng.within(48, 400)
+        } else {
+            rng.within(24, 130)
+        };
+        let copies: u16 = rng.pick(&[1, 2, 4]);
+        // Copy buffers are a whole number of the largest requests.
+        let max_io = rng
+            .pick(&[4096u32, 8192, 16384, 65536])
+            .min(2 * extent * u32::from(copies));
+        let depth = rng.pick(&[1u16, 2, 4, 8, 16, 16]);
+        let pool_max = u64::from(max_io) * rng.within(1, 24);
+        let fast = rng.pick(&[20_000u64, 100_000, 500_000]);
+        let slower = rng.pick(&[1, 1, 3, 10, 40]);
+        let faults = rng.pick(&[
+            Faults::None,
+            Faults::None,
+            Faults::None,
+            Faults::SecondaryErrors,
+            Faults::Errors,
+            Faults::Hangs,
+            Faults::Records,
+            Faults::Everything,
+        ]);
+        let patient = faults == Faults::None || rng.percent(30);
+        Plan {
+            seed,
+            config: Config {
+                geometry: Geometry {
+                    size: blocks * u64::from(block),
+                    block,
+                    grain,
+                    extent,
+                },
+                layout: Layout {
+                    depth,
+                    max_io,
+                    copies,
+                    copy_bytes: extent,
+                    pool_max,
+                },
+                pool_bytes: (u64::from(max_io) * rng.within(1, 24)).min(pool_max),
+                stall_budget: if patient {
+                    Span::from_secs(30)
+                } else {
+                    Span::from_millis(rng.pick(&[5, 50, 500]))
+                },
+                leg_timeout: if patient {
+                    Span::from_secs(60)
+                } else {
+                    Span::from_millis(rng.pick(&[20, 200, 2000]))
+                },
+                catch_up: rng.percent(75),
+                lag_bytes: if rng.percent(70) { 0 } else { rng.within(1, 16) * 8192 },
+            },
+            protocol: rng.pick(&[Protocol::Flush, Protocol::Flush, Protocol::Sync, Protocol::Async]),
+            faults,
+            admin: rng.pick(&[Admin::Calm, Admin::Switching, Admin::Restless]),
+            admin_interval: Span(fast * rng.pick(&[20, 60, 200])),
+            fault_interval: Span(fast * rng.pick(&[30, 100, 400])),
+            latency: [Span(fast), Span(fast * slower)],
+            record_latency: Span(fast * rng.pick(&[1, 4, 20])),
+            timer_lateness: Span(rng.pick(&[0, 0, 1_000, 2_000_000])),
+            punches: [rng.percent(70), rng.percent(70)],
+            requests: rng.within(60, 320),
+            lives: rng.pick(&[1, 1, 2, 3]),
+            hot_blocks: rng.pick(&[1, 4, 16, 1000]),
+            max_blocks: rng.pick(&[1, 4, 8, 32]),
+            thinks: rng.percent(50),
+            endless: false,
+            begins_mirrored: rng.percent(50),
+        }
+    }
+}

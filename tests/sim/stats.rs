@@ -1,0 +1,26 @@
+//! What a world has been through, so that a run can prove that it tried everything it claims to.
+
+macro_rules! stats {
+    ($($name:ident),* $(,)?) => {
+        /// Counts of what happened.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Stats { $(pub $name: u64),* }
+
+        impl Stats {
+            pub fn add(&mut self, other: &Stats) { $(self.$name += other.$name;)* }
+
+            /// Names of what never happened.
+            pub fn missing(&self) -> Vec<&'static str> {
+                let mut missing = Vec::new();
+                $(if self.$name == 0 { missing.push(stringify!($name)); })*
+                missing
+            }
+        }
+    };
+}
+
+stats! {
+    lives, looks, reads, writes, flushes, guest_errors, leg_ops, kept, records, faults,
+    attaches, detaches, switches, switches_given_up, protocols_set, in_sync, demotions, releases,
+    rests_in_sync, verifies, differences, digests, digests_given_up, stops, cuts, kills, starts_in_sync, refusals, leg_errors,
+}
