@@ -1,0 +1,189 @@
+# The daemon dies. Until recovery under a live guest is there, its device ends with errors; it does not hang.
+# shellcheck shell=bash
+
+kill_daemon() {
+    local pid
+    pid=$(field .daemon.pid)
+    kill -KILL "$pid"
+    # Its lock and claims go with it; with nothing in flight on a leg that is at once.
+    local end=$((SECONDS + 30))
+    while [ -e "/proc/$pid" ]; do [ $SECONDS -lt $end ] || fail "the killed daemon is still there"; sleep 0.05; done
+}
+
+property start_after_a_kill 120 'killed under load: the load ends, start gives the same number, compares behind the guest, and what was flushed is there'
+start_after_a_kill() {
+    create "$A" --id 3
+    attach "$B"
+    in_sync
+    dd if=/dev/urandom of=flushed bs=1M count=4 status=none
+    dd if=flushed of="$DEV" bs=1M seek=20 oflag=direct conv=fsync,notrunc status=none
+    load writes --fsync=8
+    kill_daemon
+    tw status "$NAME" --json > status
+    jq -e '.state == "failed" and .daemon == null' status > /dev/null || fail "$(< status)"
+    exits 3 twinblk remove "$NAME"
+    says "twinblk start"
+    equals "$(tw start "$NAME" --json | jq -r .device)" /dev/ublkb3
+    # The load has ended, or ends now: nothing hangs.
+    ends "${LOADS[0]}"
+    LOADS=()
+    [ "$STATUS" != 0 ] || fail "the load has not noticed that its device died"
+    cmp -n $((4 * MIB)) <(dd if="$DEV" bs=1M skip=20 iflag=direct status=none) flushed
+    in_sync
+    holds '.last_resync.kind == "full" and .last_resync.bytes_total == .size_bytes'
+    settled
+    equal_legs "$A" "$B"
+    remove
+}
+
+property force_leaves_no_dead_device 60 'remove --force after a kill: refused while mounted, then nothing is left in the driver or the state'
+force_leaves_no_dead_device() {
+    create "$A"
+    mkfs.ext4 -q "$DEV"
+    mount "$DEV" /mnt
+    kill_daemon
+    exits 5 twinblk remove "$NAME" --force
+    says "still in use"
+    timeout 60 umount /mnt
+    exits 0 twinblk remove "$NAME" --force
+    [ ! -e "$DEV" ] && [ ! -e "/sys/class/ublk-char/ublkc${DEV#/dev/ublkb}" ] || fail "the dead device is still in the driver"
+    equals "$(tw list --json | jq '.devices | length')" 0
+}
+
+property syncing_is_recorded_first 60 'after a kill the secondary is recorded as syncing before anything is served'
+syncing_is_recorded_first() {
+    mirror "$A" "$B"
+    fill "$DEV" 16
+    sync_device
+    # A rate is recorded with the next record: a change of the protocol writes one.
+    tw resync "$NAME" rate 1M > /dev/null
+    tw set "$NAME" protocol sync > /dev/null
+    kill_daemon
+    tw start "$NAME" > /dev/null
+    recorded b syncing
+    exits 5 twinblk switch "$NAME"
+    # Killed again in the middle of it: still compared whole.
+    kill_daemon
+    tw start "$NAME" > /dev/null
+    holds '.legs[1].health == "syncing"'
+    tw resync "$NAME" rate unlimited > /dev/null
+    in_sync
+    settled
+    equal_legs "$A" "$B"
+    remove
+}
+
+property killed_while_mounted 120 'killed while mounted: start names the mount that keeps the dead device, and serves after the umount; so a second time; nothing hangs'
+killed_while_mounted() {
+    local round
+    create "$A"
+    mkfs.ext4 -q "$DEV"
+    for round in 1 2; do
+        mount "$DEV" /mnt
+        echo $round > /mnt/file-$round
+        sync -f /mnt
+        kill_daemon
+        exits 5 twinblk start "$NAME"
+        says "mounted on /mnt"
+        timeout 60 umount /mnt
+        tw start "$NAME" > /dev/null
+    done
+    mount "$DEV" /mnt
+    equals "$(cat /mnt/file-1 /mnt/file-2 | tr '\n' ' ')" "1 2 "
+    umount /mnt
+    remove
+}
+
+property primary_claimed 90 'a start waits for a primary that somebody holds, within a bound, and ends with 6'
+primary_claimed() {
+    create "$A"
+    tw stop "$NAME" > /dev/null
+    python3 -c 'import os, signal, sys; os.open(sys.argv[1], os.O_RDWR | os.O_EXCL); open("held", "w"); signal.pause()' "$A" &
+    local holder=$!
+    until [ -e held ]; do sleep 0.05; done
+    exits 6 twinblk start "$NAME"
+    says "$A"
+    kill $holder
+    wait $holder || true
+    tw start "$NAME" > /dev/null
+    remove
+}
+
+property legs_missing 90 'a missing primary: 3; a missing secondary: only with --degraded, and it comes back by attach'
+legs_missing() {
+    local first second
+    first=$(dm first "$A")
+    second=$(dm second "$B")
+    mirror "$first" "$second"
+    fill "$DEV" 4
+    tw stop "$NAME" > /dev/null
+    dm_gone first
+    exits 3 twinblk start "$NAME"
+    says "$first"
+    dm first "$A" > /dev/null
+    defer dm_gone first
+    dm_gone second
+    exits 3 twinblk start "$NAME"
+    says "--degraded"
+    tw start "$NAME" --degraded > /dev/null
+    holds '.state == "degraded"'
+    fill "$DEV" 1 20
+    sync_device
+    second=$(dm second "$B")
+    defer dm_gone second
+    attach "$second"
+    in_sync
+    settled
+    equal_legs "$first" "$second"
+    remove
+}
+
+property late_write_of_the_dead 120 'a write of the killed daemon that lands late is fenced: the secondary is taken only after it, and the legs are equal'
+late_write_of_the_dead() {
+    local second
+    second=$(dm second "$B")
+    defer dm_gone second
+    mirror "$A" "$second"
+    dm_becomes second "$B" slow_writes 4000
+    fill "$DEV" 1
+    local pid
+    pid=$(field .daemon.pid)
+    kill -KILL "$pid"
+    until twinblk start "$NAME" > /dev/null 2> start.err; do
+        # The state stays locked as long as the dead process is held by its own write.
+        grep -q 'running already' start.err || fail "$(< start.err)"
+        sleep 0.2
+    done
+    dm_becomes second "$B" well &
+    # The same place again: what was late must not win.
+    fill "$DEV" 1
+    reaches '[.legs[].awaited] | any | not'
+    wait
+    in_sync
+    settled
+    equal_legs "$A" "$second"
+    remove
+}
+
+property write_after_the_kill 90 'a write to a device whose killed daemon is still held by a slow disk ends, at the latest when start is run'
+write_after_the_kill() {
+    local second writer
+    second=$(dm second "$B")
+    defer dm_gone second
+    mirror "$A" "$second"
+    dm_becomes second "$B" slow_writes 3000
+    fill "$DEV" 1
+    kill -KILL "$(field .daemon.pid)"
+    dd if=/dev/urandom of="$DEV" bs=1M count=1 seek=3 oflag=direct status=none 2> /dev/null &
+    writer=$!
+    until twinblk start "$NAME" > /dev/null 2> start.err; do
+        grep -q 'running already' start.err || fail "$(< start.err)"
+        sleep 0.2
+    done
+    ends $writer
+    dm_becomes second "$B" well
+    in_sync
+    settled
+    equal_legs "$A" "$second"
+    remove
+}

@@ -1,0 +1,3 @@
+# Runs in the lab: never ends.
+echo "the last words before the hang" > /dev/kmsg
+sleep infinity

@@ -1,0 +1,2 @@
+# Runs in the lab: panics.
+echo c > /proc/sysrq-trigger
