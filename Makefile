@@ -1,0 +1,12 @@
+# build, demo, test, bench, torture, install: each from nothing, each says what it does.
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+build:   ; @tools/setup build && cargo build --release --locked --workspace
+demo:    ; @tools/setup build && tools/demo/run
+test:    ; @tests/run
+bench:   ; @tools/setup build lab && tests/vm/bench/run
+torture: ; @tests/torture
+install: build ; install -D -t $(DESTDIR)$(PREFIX)/sbin target/release/twinblk target/release/twinblkd
+
+.PHONY: build demo test bench torture install
