@@ -3,7 +3,7 @@
 use crate::lab::Dir;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use twinblk::core::{Geometry, Health, LegId, LegRecord, Protocol, Record};
+use twinblk::core::{Geometry, Protocol, Record};
 use twinblk::runtime::state_dir::{StateDir, StateError};
 use twinblk::table::name::Text;
 use twinblk::table::{LegIdentity, LegKind, Name, Settings, Superblock};
@@ -22,19 +22,8 @@ fn superblock(device: &str, number: u64) -> Superblock {
         ublk_id: 0,
         record: Record {
             number,
-            era: 1,
-            primary: LegId::A,
-            legs: [
-                Some(LegRecord {
-                    health: Health::InSync,
-                    consistent_at: 0,
-                    attached: true,
-                }),
-                None,
-            ],
-            protocol: Protocol::Flush,
-            generation_ceiling: 0,
             clean: false,
+            ..Record::first(Protocol::Flush)
         },
         settings: Settings::default(),
         legs: [

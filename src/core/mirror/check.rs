@@ -12,7 +12,7 @@ use super::drain::HOLD_DIGEST;
 use super::follow::Follow;
 use super::walk::{Job, Slot};
 use crate::core::effect::{BlockMask, Event};
-use crate::core::geometry::{Geometry, Range};
+use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::status::{WalkKind, WalkStatus};
 use crate::core::time::{Span, Time};
@@ -44,7 +44,7 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn new(_geometry: &Geometry) -> Check {
+    pub(super) fn new() -> Check {
         Check {
             purpose: None,
             status: WalkStatus::default(),

@@ -23,7 +23,7 @@ use super::Mirror;
 use crate::core::breaks::{self, Break};
 use crate::core::config::CopyMode;
 use crate::core::effect::{Effect, Event};
-use crate::core::leg::Health;
+use crate::core::leg::{Health, LegId};
 use crate::core::time::{Span, Time};
 
 /// How closely the secondary is followed.
@@ -255,7 +255,13 @@ impl Mirror {
         self.schedule_catch_up();
         self.pump_record();
         self.follow_recorded();
-        self.notify(Event::Health { leg: secondary, health });
+        self.notify_health(secondary);
+    }
+
+    /// Tell what a leg is worth now.
+    fn notify_health(&mut self, leg: LegId) {
+        let health = self.leg(leg).health;
+        self.notify(Event::Health { leg, health });
     }
 
     /// Stop following without fault of the leg: a detach while it was being copied to, or a stop.

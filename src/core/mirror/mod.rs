@@ -213,7 +213,7 @@ impl Mirror {
             flush_wanted: 0,
             slots: vec![Slot::FREE; config.layout.copies as usize],
             resync: Resync::new(),
-            check: Check::new(&config.geometry),
+            check: Check::new(),
             drain: None,
             drain_flushes: [None; 2],
             io: IoCounts::default(),

@@ -6,7 +6,7 @@
 //! completed is acknowledged.
 
 use super::Mirror;
-use crate::core::effect::{Effect, Event};
+use crate::core::effect::Effect;
 use crate::core::leg::{Health, LegId};
 use crate::core::record::{LegRecord, Protocol, Record};
 use crate::core::request::Errno;
@@ -177,12 +177,6 @@ impl Mirror {
                 self.arm(at);
             }
         }
-    }
-
-    /// Tell that a leg's health, as recorded, is this.
-    pub(super) fn notify_health(&mut self, leg: LegId) {
-        let health = self.leg(leg).health;
-        self.notify(Event::Health { leg, health });
     }
 }
 
