@@ -72,6 +72,9 @@ pub struct Start {
     /// Serve although an attached leg is missing from [`Launch::legs`].
     #[serde(default)]
     pub degraded: bool,
+    /// Have the guest of a dead daemon see its device end, instead of taking it over.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// A leg's disk; its descriptor comes along.

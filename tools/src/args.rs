@@ -258,7 +258,7 @@ pub struct Start {
     /// Serve a leg that may lack acknowledged writes (not available in this version)
     #[arg(long)]
     pub accept_stale: bool,
-    /// End a guest that is still there (not available in this version)
+    /// Do not take over what a dead daemon left: whoever still has it open gets errors
     #[arg(long)]
     pub force: bool,
 }

@@ -209,7 +209,10 @@ mod tests {
             run_dir: root.clone(),
         };
         fs::write(root.join("vm1.log"), "an old line\n").unwrap();
-        let action = Action::Start(Start { degraded: true });
+        let action = Action::Start(Start {
+            degraded: true,
+            force: false,
+        });
         (
             launch_program(&program, &context, &"vm1".parse().unwrap(), action, &[]),
             root,
@@ -224,7 +227,13 @@ mod tests {
         let ready = ready.unwrap();
         assert_eq!((ready.device, ready.id), (PathBuf::from("/dev/ublkb7"), 7));
         let told: Launch = serde_json::from_slice(&fs::read(root.join("daemon.told")).unwrap()).unwrap();
-        assert_eq!(told.action, Action::Start(Start { degraded: true }));
+        assert_eq!(
+            told.action,
+            Action::Start(Start {
+                degraded: true,
+                force: false
+            })
+        );
         assert_eq!(told.run_dir, root);
         fs::remove_dir_all(root).unwrap();
     }

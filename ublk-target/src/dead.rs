@@ -1,7 +1,9 @@
 //! The device in the driver that a dead daemon left.
 //!
-//! It is deleted, and added again with the same number by the next daemon: whoever still has it open or mounted gets
-//! errors, and none of it reaches the disks any more. Its number is free only when nobody has it open.
+//! Its guest waits, and its unanswered requests wait with it. The next daemon takes it over, and nobody notices more than
+//! the time that took. Where the guest must not go on ([`bury`]) it is deleted, and added again with the same number:
+//! whoever still has it open or mounted gets errors, and none of it reaches the disks any more. Its number is free only
+//! when nobody has it open.
 
 use crate::errors::Told;
 use crate::ublk::control::{self, Info, State};
@@ -18,13 +20,24 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the number is waited for at least, and when somebody is known to keep it: he may be letting go just now.
 const LINGERING: Duration = Duration::from_secs(1);
 
-/// Delete what is left of the device with this number and mark, if anything is.
+/// What is left of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// Its guest waits for a daemon to take it over.
+    Waiting,
+    /// It serves nobody any more, or never did.
+    Remains,
+}
+
+/// See what is left of the device with this number and mark, and wait until its daemon has ended.
 ///
 /// # Errors
-/// The number belongs to another device, or somebody still has the old device open.
-pub fn bury(id: u32, mark: u64) -> Result<(), Error> {
+/// The number belongs to another device, or the daemon does not end.
+pub fn look(id: u32, mark: u64) -> Result<Left, Error> {
     if !sysfs::exists(id) {
-        return Ok(());
+        return Ok(Left::Nothing);
     }
     let until = Instant::now() + PATIENCE;
     let path = sysfs::block_device(id);
@@ -32,25 +45,46 @@ pub fn bury(id: u32, mark: u64) -> Result<(), Error> {
     loop {
         let info = match control::info(id) {
             Ok(info) => info,
-            Err(error) if error.errno() == Some(libc::ENODEV) => return Ok(()),
+            Err(error) if error.errno() == Some(libc::ENODEV) => return Ok(Left::Nothing),
             Err(error) => return Err(error.told(&format!("look at {path}"))),
         };
         if info.mark != mark {
             return Err(Error::refused(format!("{path} belongs to another program or device"))
                 .hint("stop that one first: this device keeps the number it was created with"));
         }
-        if !is_served(&info) {
-            break;
+        match info.state {
+            State::Quiesced => return Ok(Left::Waiting),
+            State::Failing | State::Dead => return Ok(Left::Remains),
+            // Its state is locked by us, so its daemon is on its way out, and the driver is about to see that.
+            State::Live if Instant::now() < until => thread::sleep(Duration::from_millis(50)),
+            State::Live if is_running(&info) => return Err(held(id, info.pid)),
+            // The driver has not seen it, and will not.
+            State::Live => return Ok(Left::Remains),
         }
-        // Its state is locked by us, so its daemon is on its way out.
-        if Instant::now() > until {
-            return Err(
-                Error::timed_out(format!("the dead daemon of {path} (pid {}) has not ended", info.pid))
-                    .hint("an operation on a disk holds it: see the kernel's log, and wait for the disk to give up"),
-            );
-        }
-        thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// What to say of a dead daemon that something still holds.
+pub fn held(id: u32, pid: i32) -> Error {
+    let path = sysfs::block_device(id);
+    Error::timed_out(format!(
+        "the dead daemon of {} (pid {pid}) has not ended",
+        path.display()
+    ))
+    .hint("an operation on a disk holds it: see the kernel's log, and wait for the disk to give up")
+}
+
+/// Delete what is left of the device with this number and mark, if anything is.
+///
+/// # Errors
+/// As [`look`]; or somebody still has the old device open.
+pub fn bury(id: u32, mark: u64) -> Result<(), Error> {
+    let until = Instant::now() + PATIENCE;
+    if look(id, mark)? == Left::Nothing {
+        return Ok(());
+    }
+    let path = sysfs::block_device(id);
+    let path = path.display();
     log::info!("deleting {path}, which a dead daemon left");
     // While there is a block device to look at.
     let users = users_of(&sysfs::block_device(id)).unwrap_or_default();
@@ -70,8 +104,8 @@ fn stays(user: &User) -> bool {
     matches!(user, User::Mount { .. } | User::Swap { .. } | User::Holder { .. })
 }
 
-fn is_served(info: &Info) -> bool {
-    info.state == State::Live && Path::new(&format!("/proc/{}", info.pid)).exists()
+fn is_running(info: &Info) -> bool {
+    Path::new(&format!("/proc/{}", info.pid)).exists()
 }
 
 fn still_used(id: u32, users: &[User]) -> Error {

@@ -41,6 +41,8 @@ pub struct Plan {
     pub awaited: Option<Awaited>,
     /// How a secondary that is not in sync is made equal.
     pub resync: CopyMode,
+    /// Whether the guest of a dead daemon may go on.
+    pub resumable: bool,
 }
 
 impl Plan {
@@ -79,7 +81,12 @@ impl Plan {
                 if picked.doubt {
                     doubt(&mut superblock);
                 }
-                Plan::start(state, superblock, &start, disks, awaited)
+                let plan = Plan::start(state, superblock, &start, disks, awaited)?;
+                Ok(Plan {
+                    // Not from a record that may not have been the newest.
+                    resumable: !picked.doubt && !start.force,
+                    ..plan
+                })
             }
         }
     }
@@ -125,6 +132,7 @@ impl Plan {
             disks,
             awaited: None,
             resync: CopyMode::Compare,
+            resumable: false,
         })
     }
 
@@ -171,6 +179,7 @@ impl Plan {
             disks,
             awaited,
             resync: CopyMode::Compare,
+            resumable: false,
         })
     }
 }

@@ -1,13 +1,13 @@
 //! Brings a device up, stands by while it is served, and takes it down.
 //!
-//! The order of the start: the device is added in the driver; the record that says "in use", and what the secondary is
+//! The order of the start: the device is added in the driver, or taken over from a dead daemon with its guest; the record that says "in use", and what the secondary is
 //! worth from now on, is durable; the threads are there and every tag is fetched; the device is started, and with that the
 //! first request can come; the admin socket listens; the tool is told.
 //!
 //! The order of the end: the device is stopped in the driver, which waits for what is in flight; the core drains both
 //! legs, flushes them, and records the device as clean; the threads end; the device is deleted; whoever asked is told.
 
-use crate::dead;
+use crate::dead::{self, Left};
 use crate::device::{self, Constants, Device, Shared};
 use crate::ending::{Ending, Wanted};
 use crate::errors::Told;
@@ -41,6 +41,8 @@ const MAX_DISCARD: u32 = 8 << 20;
 const PHYSICAL_BLOCK: u32 = 4096;
 /// How long the disks may take to answer at a stop, before whoever asked for it is told that they have not.
 const DRAINING: Duration = Duration::from_secs(30);
+/// How long the driver may take to let go of a dead daemon.
+const TAKING_OVER: Duration = Duration::from_secs(15);
 /// How long the driver may take to let go of a device that nobody has open.
 const DELETING: Duration = Duration::from_secs(15);
 /// And how long that is waited for when somebody may have it open.
@@ -105,9 +107,9 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
         disks,
         awaited,
         resync,
+        resumable,
     } = plan;
-    clear_number(id, &superblock, state.is_some())?;
-    let added = add(id, &superblock, state.is_some())?;
+    let (added, came) = have(id, &superblock, state.is_some(), resumable)?;
     let id = added.id();
     let is_new = state.is_none();
     let metadata_writes = Arc::new(AtomicU64::new(0));
@@ -123,8 +125,10 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
     let running = match begun {
         Ok(running) => running,
         Err(Failed { error, keeper }) => {
-            running::delete(id, DELETING);
-            forget(keeper.filter(|_| is_new));
+            if came == Came::New {
+                running::delete(id, DELETING);
+                forget(keeper.filter(|_| is_new));
+            }
             return Err(error);
         }
     };
@@ -144,6 +148,8 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
                 server,
             })
         }
+        // The process ends, and the guest waits for the next one.
+        Err(error) if came == Came::TakenOver => Err(error),
         Err(error) => {
             if let Err(error) = control::stop(id) {
                 log::error!("{error}");
@@ -156,20 +162,54 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
     }
 }
 
-/// See to it that the number that the device is to have is free.
-fn clear_number(id: Option<u32>, superblock: &Superblock, is_ours: bool) -> Result<(), Error> {
-    match id {
-        Some(id) if is_ours => dead::bury(id, plan::mark(&superblock.uuid)),
-        Some(id) if sysfs::exists(id) => {
-            let path = sysfs::block_device(id);
-            Err(Error::refused(format!("{} is there already", path.display())).hint("choose another --id"))
-        }
-        Some(_) | None => Ok(()),
-    }
+/// How the device came to be ours in the driver.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// Nobody has it open yet: it can be deleted again.
+    New,
+    /// With its guest, which must not see it end.
+    TakenOver,
 }
 
-fn add(id: Option<u32>, superblock: &Superblock, is_ours: bool) -> Result<Added, Error> {
-    let shape = Shape {
+/// Have the device in the driver: as the dead daemon left it, with its guest, or a new one.
+///
+/// *Why the guest may go on:* only the recorded primary is served (a plan without it is refused), and that has every
+/// write that was acknowledged. Where the record may not be the newest, another leg may have been primary since: then the
+/// guest must see the device end.
+fn have(id: Option<u32>, superblock: &Superblock, is_ours: bool, resumable: bool) -> Result<(Added, Came), Error> {
+    let shape = shape(id, superblock);
+    let left = match id {
+        Some(id) if is_ours => dead::look(id, shape.mark)?,
+        Some(id) if sysfs::exists(id) => {
+            let path = sysfs::block_device(id);
+            return Err(Error::refused(format!("{} is there already", path.display())).hint("choose another --id"));
+        }
+        Some(_) | None => Left::Nothing,
+    };
+    match (left, id) {
+        (Left::Waiting, Some(id)) if resumable => {
+            log::info!("taking over {} from a dead daemon", sysfs::block_device(id).display());
+            let taken = control::take_over(shape, TAKING_OVER);
+            let added = taken.map_err(|error| match error.is_timeout() {
+                true => dead::held(id, control::info(id).map_or(0, |info| info.pid)),
+                false => error
+                    .told("take the block device over")
+                    .hint("start it with --force: whoever still has it open gets errors, and it is served anew"),
+            })?;
+            return Ok((added, Came::TakenOver));
+        }
+        (Left::Waiting | Left::Remains, Some(id)) => dead::bury(id, shape.mark)?,
+        (Left::Nothing, _) | (_, None) => {}
+    }
+    let added = control::add(shape).map_err(|error| match (id, error.errno()) {
+        (Some(id), Some(libc::EEXIST)) if is_ours => dead::number_kept(id),
+        _ => error.told("add a block device"),
+    })?;
+    Ok((added, Came::New))
+}
+
+fn shape(id: Option<u32>, superblock: &Superblock) -> Shape {
+    Shape {
         id,
         depth: superblock.depth,
         max_io: superblock.max_io,
@@ -178,11 +218,7 @@ fn add(id: Option<u32>, superblock: &Superblock, is_ours: bool) -> Result<Added,
         physical_block: PHYSICAL_BLOCK,
         max_discard: MAX_DISCARD,
         mark: plan::mark(&superblock.uuid),
-    };
-    control::add(shape).map_err(|error| match (id, error.errno()) {
-        (Some(id), Some(libc::EEXIST)) if is_ours => dead::number_kept(id),
-        _ => error.told("add a block device"),
-    })
+    }
 }
 
 /// Make the record durable, and start the threads.

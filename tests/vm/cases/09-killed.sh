@@ -1,4 +1,4 @@
-# The daemon dies. Until recovery under a live guest is there, its device ends with errors; it does not hang.
+# The daemon dies. Its guest waits, and the next daemon takes the device over.
 # shellcheck shell=bash
 
 kill_daemon() {
@@ -10,27 +10,52 @@ kill_daemon() {
     while [ -e "/proc/$pid" ]; do [ $SECONDS -lt $end ] || fail "the killed daemon is still there"; sleep 0.05; done
 }
 
-property start_after_a_kill 120 'killed under load: the load ends, start gives the same number, compares behind the guest, and what was flushed is there'
-start_after_a_kill() {
+property taken_over_under_load 150 'killed under a verified load again and again: the guest sees no error, start gives the same number, and what was flushed is there'
+taken_over_under_load() {
+    local round
     create "$A" --id 3
     attach "$B"
     in_sync
     dd if=/dev/urandom of=flushed bs=1M count=4 status=none
     dd if=flushed of="$DEV" bs=1M seek=20 oflag=direct conv=fsync,notrunc status=none
     load writes --fsync=8
-    kill_daemon
-    tw status "$NAME" --json > status
-    jq -e '.state == "failed" and .daemon == null' status > /dev/null || fail "$(< status)"
-    exits 3 twinblk remove "$NAME"
-    says "twinblk start"
-    equals "$(tw start "$NAME" --json | jq -r .device)" /dev/ublkb3
-    # The load has ended, or ends now: nothing hangs.
-    ends "${LOADS[0]}"
-    LOADS=()
-    [ "$STATUS" != 0 ] || fail "the load has not noticed that its device died"
-    cmp -n $((4 * MIB)) <(dd if="$DEV" bs=1M skip=20 iflag=direct status=none) flushed
-    in_sync
+    for round in 1 2 3; do
+        kill_daemon
+        tw status "$NAME" --json > status
+        jq -e '.state == "failed" and .daemon == null and .driver_state == "quiesced"' status > /dev/null || fail "$(< status)"
+        exits 3 twinblk remove "$NAME"
+        says "twinblk start"
+        equals "$(tw start "$NAME" --json | jq -r .device)" /dev/ublkb3
+        cmp -n $((4 * MIB)) <(dd if="$DEV" bs=1M skip=20 iflag=direct status=none) flushed
+        # In the middle of the resync, and after it.
+        [ $round = 2 ] || in_sync
+    done
+    load_ends
     holds '.last_resync.kind == "full" and .last_resync.bytes_total == .size_bytes'
+    settled
+    equal_legs "$A" "$B"
+    remove
+}
+
+property killed_while_taking_over 150 'a daemon that is killed while it takes the device over leaves it to the next one: no error, nothing lost'
+killed_while_taking_over() {
+    local tenths starting
+    mirror "$A" "$B"
+    load writes --fsync=8
+    kill_daemon
+    for tenths in 0 1 2 3 4 6; do
+        twinblk start "$NAME" > /dev/null 2> "start-$tenths" &
+        starting=$!
+        until pgrep -x twinblkd > /dev/null || ! kill -0 $starting 2> /dev/null; do sleep 0.02; done
+        sleep "0.$tenths"
+        pkill -KILL -x twinblkd || true
+        ends $starting
+        until ! pgrep -x twinblkd > /dev/null; do sleep 0.02; done
+        echo "killed after 0.$tenths s: exit status $STATUS, $(< "start-$tenths")"
+    done
+    tw start "$NAME" > /dev/null
+    load_ends
+    in_sync
     settled
     equal_legs "$A" "$B"
     remove
@@ -48,6 +73,19 @@ force_leaves_no_dead_device() {
     exits 0 twinblk remove "$NAME" --force
     [ ! -e "$DEV" ] && [ ! -e "/sys/class/ublk-char/ublkc${DEV#/dev/ublkb}" ] || fail "the dead device is still in the driver"
     equals "$(tw list --json | jq '.devices | length')" 0
+}
+
+property forced_start_ends_the_guest 60 'start --force after a kill: who has the device open gets errors, and it is served anew under its number'
+forced_start_ends_the_guest() {
+    create "$A" --id 3
+    load writes
+    kill_daemon
+    equals "$(tw start "$NAME" --force)" /dev/ublkb3
+    ends "${LOADS[0]}"
+    LOADS=()
+    [ "$STATUS" != 0 ] || fail "the load has not noticed that its device ended"
+    fill "$DEV" 1
+    remove
 }
 
 property syncing_is_recorded_first 60 'after a kill the secondary is recorded as syncing before anything is served'
@@ -73,7 +111,7 @@ syncing_is_recorded_first() {
     remove
 }
 
-property killed_while_mounted 120 'killed while mounted: start names the mount that keeps the dead device, and serves after the umount; so a second time; nothing hangs'
+property killed_while_mounted 120 'mount, kill, start, umount, kill, start: the file system goes on, and nothing hangs'
 killed_while_mounted() {
     local round
     create "$A"
@@ -82,14 +120,17 @@ killed_while_mounted() {
         mount "$DEV" /mnt
         echo $round > /mnt/file-$round
         sync -f /mnt
+        echo late-$round > /mnt/late-$round
         kill_daemon
-        exits 5 twinblk start "$NAME"
-        says "mounted on /mnt"
+        tw start "$NAME" > /dev/null
+        sync -f /mnt
         timeout 60 umount /mnt
+        kill_daemon
         tw start "$NAME" > /dev/null
     done
+    e2fsck -fn "$DEV" > fsck || fail "$(< fsck)"
     mount "$DEV" /mnt
-    equals "$(cat /mnt/file-1 /mnt/file-2 | tr '\n' ' ')" "1 2 "
+    equals "$(cat /mnt/file-1 /mnt/late-1 /mnt/file-2 /mnt/late-2 | tr '\n' ' ')" "1 late-1 2 late-2 "
     umount /mnt
     remove
 }
@@ -165,7 +206,7 @@ late_write_of_the_dead() {
     remove
 }
 
-property write_after_the_kill 90 'a write to a device whose killed daemon is still held by a slow disk ends, at the latest when start is run'
+property write_after_the_kill 90 'a write to a device whose killed daemon is still held by a slow disk is served when start has taken over'
 write_after_the_kill() {
     local second writer
     second=$(dm second "$B")
@@ -181,6 +222,7 @@ write_after_the_kill() {
         sleep 0.2
     done
     ends $writer
+    equals "$STATUS" 0 "the write's status"
     dm_becomes second "$B" well
     in_sync
     settled

@@ -17,9 +17,6 @@ pub fn run(context: &Context, args: &Start) -> Result<Exit, Error> {
     if args.accept_stale {
         return Err(Error::not_available("twinblk start --accept-stale"));
     }
-    if args.force {
-        return Err(Error::not_available("twinblk start --force"));
-    }
     let name = &args.name;
     let picked = context.peek(name)?;
     // The daemon's own lock decides; this is for the better message.
@@ -34,6 +31,7 @@ pub fn run(context: &Context, args: &Start) -> Result<Exit, Error> {
     let legs: Vec<Leg> = [Some(primary), secondary].into_iter().flatten().collect();
     let action = Action::Start(launch::Start {
         degraded: args.degraded,
+        force: args.force,
     });
     let ready = daemon::launch(context, name, action, &legs)?;
     context.print(&Served::new(name, &ready), || format!("{}\n", ready.device.display()))?;

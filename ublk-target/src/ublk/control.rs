@@ -16,6 +16,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
 use libublk::io::UblkDev;
 use libublk::{UblkFlags, sys};
+use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -56,7 +57,7 @@ pub struct Shape {
     pub mark: u64,
 }
 
-/// A device that was added by this process.
+/// A device that was added, or taken over, by this process.
 #[derive(Clone)]
 pub struct Added {
     control: Arc<UblkCtrl>,
@@ -94,37 +95,84 @@ impl Added {
 pub fn add(shape: Shape) -> Result<Added, ControlError> {
     Features::of_driver()?.check()?;
     let added = bounded("adding a device", QUICK, move |what| {
-        let failed = |error| ControlError::from_libublk(what, error);
-        let id = shape
-            .id
-            .map_or(Ok(-1), i32::try_from)
-            .map_err(|_| ControlError::refused(what, libc::EINVAL))?;
-        let control = UblkCtrlBuilder::default()
-            .name("twinblk")
-            .id(id)
-            .nr_queues(1)
-            .depth(shape.depth)
-            .io_buf_bytes(shape.max_io)
-            .ctrl_flags(NEEDED)
-            .ctrl_target_flags(shape.mark)
-            .dev_flags(UblkFlags::UBLK_DEV_F_ADD_DEV)
-            .build()
-            .map_err(failed)?;
-        // Else dropping it deletes the device, and waits for that without bound.
-        control.disown();
-        let parameters = parameters(&shape);
-        let configure = |device: &mut UblkDev| {
-            device.tgt.dev_size = shape.size;
-            device.tgt.params = parameters;
-            Ok(())
-        };
-        let device = UblkDev::new(control.get_name(), configure, &control).map_err(failed)?;
-        Ok(Added {
-            control: Arc::new(control),
-            device: Arc::new(device),
-        })
+        open_device(what, &shape, UblkFlags::UBLK_DEV_F_ADD_DEV)
     })?;
-    // The kernel clears and lowers what it does not like, and says so only here.
+    check_shape(&added, &shape).inspect_err(|_| {
+        let _ = delete(added.id(), QUICK);
+    })?;
+    Ok(added)
+}
+
+/// Take over a device whose daemon is dead ([`State::Quiesced`]), with everybody who has it open: from its start on, the
+/// requests that the dead daemon left unanswered come again. Until then, and if this process ends before, they wait.
+///
+/// # Errors
+/// Fails when the driver refuses, or has not let go of the dead daemon within `wait`: an operation of its may not have
+/// ended. The device is as it was.
+pub fn take_over(shape: Shape, wait: Duration) -> Result<Added, ControlError> {
+    const WHAT: &str = "taking the device over";
+    let id = shape.id.expect("the device is there");
+    let until = Instant::now() + wait;
+    while let Err(error) = command(WHAT, sys::UBLK_U_CMD_START_USER_RECOVERY, id, None, QUICK) {
+        match error.errno() {
+            // Its character device is still open, as long as something holds the dead process.
+            Some(libc::EBUSY) => {}
+            // What the driver says of a device that is taken over already (and of one that cannot be, which says the
+            // same of what follows): whoever began that died before it had fetched anything.
+            Some(libc::EINVAL) => break,
+            _ => return Err(error),
+        }
+        if Instant::now() > until {
+            return Err(ControlError::TimedOut {
+                what: WHAT,
+                waited: wait,
+            });
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let added = bounded(WHAT, QUICK, move |what| {
+        open_device(what, &shape, UblkFlags::UBLK_DEV_F_RECOVER_DEV)
+    })?;
+    check_shape(&added, &shape)?;
+    Ok(added)
+}
+
+/// The device as libublk has it, with its character device open.
+fn open_device(what: &'static str, shape: &Shape, flags: UblkFlags) -> Result<Added, ControlError> {
+    let failed = |error| ControlError::from_libublk(what, error);
+    let id = shape
+        .id
+        .map_or(Ok(-1), i32::try_from)
+        .map_err(|_| ControlError::refused(what, libc::EINVAL))?;
+    let control = UblkCtrlBuilder::default()
+        .name("twinblk")
+        .id(id)
+        .nr_queues(1)
+        .depth(shape.depth)
+        .io_buf_bytes(shape.max_io)
+        .ctrl_flags(NEEDED)
+        .ctrl_target_flags(shape.mark)
+        .dev_flags(flags)
+        .build()
+        .map_err(failed)?;
+    // Else dropping it deletes the device, and waits for that without bound.
+    control.disown();
+    let parameters = parameters(shape);
+    let size = shape.size;
+    let configure = |device: &mut UblkDev| {
+        device.tgt.dev_size = size;
+        device.tgt.params = parameters;
+        Ok(())
+    };
+    let device = UblkDev::new(control.get_name(), configure, &control).map_err(failed)?;
+    Ok(Added {
+        control: Arc::new(control),
+        device: Arc::new(device),
+    })
+}
+
+/// The kernel clears and lowers what it does not like, and says so only afterwards.
+fn check_shape(added: &Added, shape: &Shape) -> Result<(), ControlError> {
     let got = added.device.dev_info;
     let missing = Features(NEEDED & !got.flags);
     let as_asked = missing.0 == 0
@@ -133,11 +181,8 @@ pub fn add(shape: Shape) -> Result<Added, ControlError> {
         && got.max_io_buf_bytes == shape.max_io
         && shape.id.is_none_or(|id| id == got.dev_id);
     if as_asked {
-        return Ok(added);
+        return Ok(());
     }
-    let id = added.id();
-    drop(added);
-    let _ = delete(id, QUICK);
     let missing = match missing.0 {
         0 => format!("devices of this shape (it made {got:?} of {shape:?})"),
         _ => missing.names().join(", "),
@@ -288,6 +333,7 @@ fn command(
 ) -> Result<(), ControlError> {
     let failed = |source| ControlError::Refused { what, source };
     let control = open()?;
+    keep_workers().map_err(failed)?;
     let mut ring: IoUring<squeue::Entry128, cqueue::Entry> = IoUring::builder().build(2).map_err(failed)?;
     let (addr, len) = buffer.unwrap_or_default();
     let command = sys::ublksrv_ctrl_cmd {
@@ -325,6 +371,22 @@ fn command(
             Ok(_) | Err(_) => {}
         }
     }
+}
+
+/// Keep a ring of this thread open for as long as the thread lives.
+///
+/// The driver's commands are carried out by a kernel worker of the thread that submits them. When a thread closes its last
+/// ring, 7.2 has its idle workers end; a command that a new ring submits just then is handed to a worker that is about to
+/// end, and is never carried out (seen with a delete right behind a stop: no worker, no completion). A thread that always
+/// has a ring keeps its workers.
+fn keep_workers() -> io::Result<()> {
+    thread_local!(static KEPT: OnceCell<IoUring> = const { OnceCell::new() });
+    KEPT.with(|kept| {
+        if kept.get().is_none() {
+            let _ = kept.set(IoUring::new(1)?);
+        }
+        Ok(())
+    })
 }
 
 fn answered(what: &'static str, result: i32) -> Result<(), ControlError> {
