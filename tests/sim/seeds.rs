@@ -51,7 +51,7 @@ fn a_seed_replays_exactly() {
 /// Each of these failed with an earlier core; the comment says what was seen, not why.
 #[test]
 fn seeds_that_failed_once_pass() {
-    const FAILED_ONCE: [u64; 20] = [
+    const FAILED_ONCE: [u64; 21] = [
         // A FUA write was acknowledged and not durable on a leg that a possible record calls for.
         252, 999, 2034, 8195, //
         // A write was acknowledged and not shown by such a leg.
@@ -63,7 +63,7 @@ fn seeds_that_failed_once_pass() {
         // A digest named a generation that its hashes were not of.
         4566, 7896, //
         // A verify reported blocks that nothing had changed.
-        1259, //
+        1259, 133150, //
         // An operation was submitted under an id in flight.
         1699, //
         // Requests were not answered.

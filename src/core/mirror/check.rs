@@ -1,7 +1,11 @@
 //! Verify and digest: walks that write nothing.
 //!
 //! A verify's piece stands in the order of both legs, so both reads see the same point in the order of arrival: lag is never
-//! taken for difference, and a difference is one.
+//! taken for difference, and a difference is one. It is news only where nobody knew: what was dirty at any moment from the
+//! piece's admission to its verdict is being mended, and is not reported. *Why the verdict can tell:* a dirty bit goes away
+//! only when a copy is admitted, and that copy stands behind every piece under way, which therefore saw the range unmended:
+//! each of them is told then. A copy that was admitted before the piece either has mended the range before the piece reads
+//! it, or has failed by then, and the range is dirty, or listed as failed, again.
 //!
 //! A digest wants every extent's hash to belong to one moment. A hash is *fresh* until a mutation of its extent is admitted.
 //! Extents that are not fresh are read again, round by round; when few are left, mutations are held for at most the pause
@@ -236,6 +240,31 @@ impl Mirror {
         let extent = piece.range.start / self.config.geometry.extent as u64;
         self.check.fresh[(extent / 64) as usize] |= 1 << (extent % 64);
         self.check.stale -= 1;
+    }
+
+    /// A copy of `range` is about to be admitted, and its dirty bits are gone: a verify's pieces under way stand before it and
+    /// see what it is to mend.
+    pub(super) fn note_mending(&mut self, range: Range) {
+        let pieces = self.slots.iter_mut().filter(|slot| !slot.is_free());
+        for slot in pieces.filter(|slot| slot.job == Job::Verify && slot.range.overlaps(range)) {
+            for i in 0..slot.blocks() {
+                if slot.block_range(i, i + 1).overlaps(range) {
+                    slot.mended_behind.insert(i);
+                }
+            }
+        }
+    }
+
+    /// Of the blocks that a verify's piece found to differ, those that nobody knew of.
+    pub(super) fn news(&self, piece: &Slot, differing: BlockMask) -> BlockMask {
+        let mut news = BlockMask::default();
+        for i in (0..piece.blocks()).filter(|&i| differing.contains(i) && !piece.mended_behind.contains(i)) {
+            let block = piece.block_range(i, i + 1);
+            if !self.dirty.touches(block) && !self.resync.failed.iter().any(|failed| failed.overlaps(block)) {
+                news.insert(i);
+            }
+        }
+        news
     }
 
     /// A piece could not be read on one leg: the check goes on, and says so at its end.

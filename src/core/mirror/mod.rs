@@ -19,6 +19,8 @@ mod memory;
 mod recorder;
 mod settle;
 mod table;
+#[cfg(test)]
+mod tests;
 mod verbs;
 mod view;
 mod walk;

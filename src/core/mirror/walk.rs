@@ -64,6 +64,8 @@ pub(super) struct Slot {
     mask: BlockMask,
     /// The run of blocks that is being written.
     run: (usize, usize),
+    /// Of a verify: blocks that a copy admitted behind it is to mend.
+    pub(super) mended_behind: BlockMask,
     /// Its result is of no interest any more.
     cancelled: bool,
     /// A guest's write came behind it.
@@ -81,6 +83,7 @@ impl Slot {
         failed: [false; 2],
         mask: BlockMask([0; 4]),
         run: (0, 0),
+        mended_behind: BlockMask([0; 4]),
         cancelled: false,
         spoiled: false,
     };
@@ -96,7 +99,7 @@ pub(super) struct Resync {
     pub(super) status: WalkStatus,
     cursor: u64,
     /// Pieces whose source could not be read; dirty again when the walk ends.
-    failed: Vec<Range>,
+    pub(super) failed: Vec<Range>,
     /// It ended with pieces that could not be copied.
     pub(super) stuck: bool,
     pub(super) paused: bool,
@@ -196,6 +199,7 @@ impl Mirror {
             }
             self.resync.cursor = range.end();
             self.dirty.take(range);
+            self.note_mending(range);
             self.start_piece(Job::Resync(mode), range);
         }
         let busy = self
@@ -344,7 +348,7 @@ impl Mirror {
     /// Write the next run of blocks that are left; the piece ends when there is none.
     fn write_next_run(&mut self, slot: u16, leg: LegId) {
         let piece = &mut self.slots[slot as usize];
-        let blocks = piece.range.len.div_ceil(BlockMask::BLOCK) as usize;
+        let blocks = piece.blocks();
         let Some(first) = (piece.run.1..blocks).find(|&i| piece.mask.contains(i)) else {
             self.finish_piece(slot);
             return;
@@ -470,24 +474,17 @@ impl Mirror {
             self.finish_if_idle(walk.0);
             return;
         }
-        let blocks = piece.range.len.div_ceil(BlockMask::BLOCK) as usize;
+        let blocks = piece.blocks();
         let equal = (0..blocks).filter(|&i| !differing.contains(i)).count() as u64 * BlockMask::BLOCK;
         self.walk_status(piece.job).bytes_matched += equal.min(piece.range.len);
         if differing.is_empty() {
             self.finish_piece(walk.0);
         } else if matches!(piece.job, Job::Verify) {
+            let news = self.news(&piece, differing);
             let mut from = 0;
-            while let Some(first) = (from..blocks).find(|&i| differing.contains(i)) {
-                let end = (first..blocks).find(|&i| !differing.contains(i)).unwrap_or(blocks);
-                let run = Slot {
-                    run: (first, end),
-                    ..piece
-                }
-                .run_range();
-                // What is dirty is known to differ, and is being copied: no news.
-                if !self.dirty.touches(run) && !self.resync.failed.iter().any(|failed| failed.overlaps(run)) {
-                    self.notify(Event::Difference(run));
-                }
+            while let Some(first) = (from..blocks).find(|&i| news.contains(i)) {
+                let end = (first..blocks).find(|&i| !news.contains(i)).unwrap_or(blocks);
+                self.notify(Event::Difference(piece.block_range(first, end)));
                 from = end;
             }
             self.finish_piece(walk.0);
@@ -578,10 +575,20 @@ impl Slot {
         matches!(self.job, Job::Digest(leg) if leg == primary)
     }
 
+    /// How many blocks it has; the last may be partial.
+    pub(super) fn blocks(&self) -> usize {
+        self.range.len.div_ceil(BlockMask::BLOCK) as usize
+    }
+
+    /// The bytes of its blocks from `first` up to, not including, `end`.
+    pub(super) fn block_range(&self, first: usize, end: usize) -> Range {
+        let start = self.range.start + first as u64 * BlockMask::BLOCK;
+        let end = (self.range.start + end as u64 * BlockMask::BLOCK).min(self.range.end());
+        Range::new(start, end - start)
+    }
+
     /// The bytes of the run that is being written.
     fn run_range(&self) -> Range {
-        let start = self.range.start + self.run.0 as u64 * BlockMask::BLOCK;
-        let end = (self.range.start + self.run.1 as u64 * BlockMask::BLOCK).min(self.range.end());
-        Range::new(start, end - start)
+        self.block_range(self.run.0, self.run.1)
     }
 }

@@ -1,0 +1,146 @@
+//! A core, and what it asked for and was not given yet. A test gives it piece by piece.
+
+use super::super::Mirror;
+use crate::core::config::{Config, CopyMode, LegTraits};
+use crate::core::effect::{Action, BlockMask, Effect, Event, LegOp, WalkId};
+use crate::core::geometry::{Geometry, Range};
+use crate::core::layout::Layout;
+use crate::core::leg::{Health, LegId};
+use crate::core::record::{LegRecord, Protocol, Record};
+use crate::core::request::{Errno, Operation, Request, Tag};
+use crate::core::time::{Span, Time};
+
+pub(super) const GRAIN: u64 = 4096;
+
+pub(super) struct Rig {
+    pub mirror: Mirror,
+    pub now: Time,
+    pub ops: Vec<LegOp>,
+    pub compares: Vec<WalkId>,
+    pub record: Option<Record>,
+    pub answers: Vec<(Tag, Result<(), Errno>)>,
+    pub events: Vec<Event>,
+}
+
+impl Rig {
+    /// A device of 16 grains with both legs in sync.
+    pub fn in_sync(protocol: Protocol) -> Rig {
+        let config = Config {
+            geometry: Geometry {
+                size: 16 * GRAIN,
+                block: 512,
+                grain: GRAIN as u32,
+                extent: 4 * GRAIN as u32,
+            },
+            layout: Layout {
+                depth: 8,
+                max_io: 4096,
+                copies: 8,
+                copy_bytes: 4 * GRAIN as u32,
+                pool_max: 64 << 10,
+            },
+            pool_bytes: 64 << 10,
+            stall_budget: Span::from_secs(5),
+            leg_timeout: Span::from_secs(20),
+            catch_up: true,
+            lag_bytes: 0,
+        };
+        let leg = LegRecord {
+            health: Health::InSync,
+            consistent_at: 0,
+            attached: true,
+        };
+        let record = Record {
+            legs: [Some(leg); 2],
+            ..Record::first(protocol)
+        };
+        let now = Time(1_000_000);
+        let traits = Some(LegTraits { punches: true });
+        let record = record.opened([true; 2]);
+        let mut rig = Rig {
+            mirror: Mirror::new(config, record, [traits; 2], CopyMode::Compare, now),
+            now,
+            ops: Vec::new(),
+            compares: Vec::new(),
+            record: None,
+            answers: Vec::new(),
+            events: Vec::new(),
+        };
+        rig.take_effects();
+        rig
+    }
+
+    /// Note what the core wants.
+    pub fn take_effects(&mut self) {
+        while let Some(effect) = self.mirror.poll_effect() {
+            match effect {
+                Effect::Submit(op) => self.ops.push(op),
+                Effect::Complete { tag, result, .. } => self.answers.push((tag, result)),
+                Effect::Record(record) => assert!(self.record.replace(record).is_none(), "one record at a time"),
+                Effect::Compare { walk, .. } => self.compares.push(walk),
+                Effect::Notify(event) => self.events.push(event),
+                Effect::Keep { .. } | Effect::Hash { .. } | Effect::Populate { .. } | Effect::Release(_) => {}
+            }
+        }
+    }
+
+    pub fn ask(&mut self, tag: u16, operation: Operation, range: Range) {
+        self.mirror
+            .handle_request(self.now, Tag(tag), Request { operation, range });
+        self.take_effects();
+    }
+
+    pub fn write(&mut self, tag: u16, grain: u64) {
+        self.ask(tag, Operation::Write { fua: false }, Range::new(grain * GRAIN, GRAIN));
+    }
+
+    pub fn flush(&mut self, tag: u16) {
+        self.ask(tag, Operation::Flush, Range::EMPTY);
+    }
+
+    /// End the oldest operation of this kind on the leg.
+    pub fn end(&mut self, leg: LegId, action: Action, result: Result<(), Errno>) {
+        let at = self.ops.iter().position(|op| op.leg == leg && op.action == action);
+        self.end_at(
+            at.unwrap_or_else(|| panic!("leg {leg} is not at {action:?}: {:?}", self.ops)),
+            result,
+        );
+    }
+
+    /// End, well, the read that begins at this grain.
+    pub fn end_read(&mut self, leg: LegId, grain: u64) {
+        let wanted = |op: &LegOp| op.leg == leg && op.action == Action::Read && op.range.start == grain * GRAIN;
+        let at = self.ops.iter().position(wanted);
+        self.end_at(at.expect("it is being read"), Ok(()));
+    }
+
+    fn end_at(&mut self, at: usize, result: Result<(), Errno>) {
+        let op = self.ops.remove(at);
+        self.mirror.handle_completion(self.now, op.id, result);
+        self.take_effects();
+    }
+
+    /// End, well, whatever is under way on the leg, and what follows from it.
+    pub fn end_all(&mut self, leg: LegId) {
+        while let Some(at) = self.ops.iter().position(|op| op.leg == leg) {
+            self.end_at(at, Ok(()));
+        }
+    }
+
+    /// The comparison asked for first has found these blocks to differ.
+    pub fn compared(&mut self, differing: &[usize]) {
+        let mut mask = BlockMask::default();
+        differing.iter().for_each(|&block| mask.insert(block));
+        let walk = self.compares.remove(0);
+        self.mirror.handle_compared(self.now, walk, mask);
+        self.take_effects();
+    }
+
+    pub fn differences(&self) -> Vec<Range> {
+        let differences = self.events.iter().filter_map(|event| match event {
+            Event::Difference(range) => Some(*range),
+            _ => None,
+        });
+        differences.collect()
+    }
+}
