@@ -35,11 +35,17 @@ pub enum Break {
     FuaDropped,
     /// A discard or zeroing reaches the primary alone.
     ZeroOneLeg,
+    /// What waits for a record that cannot be written waits for ever.
+    HeldForEver,
+    /// What waits for a record that cannot be written is acknowledged in the end instead of failed.
+    UnrecordedAcknowledged,
+    /// A change of health is told before the record says so.
+    HealthBeforeRecord,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 14] = [
+    pub const ALL: [Break; 17] = [
         Break::AckBeforeSecondary,
         Break::FlushedAtCompletion,
         Break::EpochOrder,
@@ -54,6 +60,9 @@ impl Break {
         Break::ResyncForgetsInFlight,
         Break::FuaDropped,
         Break::ZeroOneLeg,
+        Break::HeldForEver,
+        Break::UnrecordedAcknowledged,
+        Break::HealthBeforeRecord,
     ];
 }
 

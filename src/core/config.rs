@@ -24,6 +24,11 @@ pub struct Config {
     pub lag_bytes: u64,
 }
 
+/// How long guest requests wait for a record that cannot be made durable (a leg's failure, or generations), from the moment
+/// the record is wanted; then they fail, and whatever comes to wait for it fails at once, until a record is durable. It
+/// is also how long a switch, a change of protocol and a stop wait for theirs.
+pub const RECORD_BUDGET: Span = Span::from_secs(10);
+
 /// What a leg can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LegTraits {

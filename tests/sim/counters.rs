@@ -1,7 +1,7 @@
 //! G, M, F and R against what the disks hold.
 //!
 //! Verifies after every step: G never falls and stays below every ceiling a start might find; R <= G; while the secondary
-//! is in sync F <= M <= G, none falls, every generation up to M is shown by the secondary and every one up to F is
+//! is in sync (and not given up since) F <= M <= G, none falls, every generation up to M is shown by the secondary and every one up to F is
 //! durable there. Each write is looked at once for M and once for F, when the counter passes it. Does not verify that M and F
 //! are as high as they could be, but for M = G at rest (`world`).
 
@@ -51,7 +51,9 @@ impl Counters {
             return Err(format!("R {requested} is above G {source}"));
         }
         let secondary = status.record.primary.other().index();
-        let in_sync = status.record.legs[secondary].is_some_and(|leg| leg.health == Health::InSync && leg.attached);
+        let recorded = status.record.legs[secondary].is_some_and(|leg| leg.health == Health::InSync && leg.attached);
+        // A leg that was given up may have lost what it had; the counters stand still, whatever the record says yet.
+        let in_sync = recorded && status.legs[secondary].is_some_and(|leg| leg.health == Health::InSync);
         let now = Last {
             era: status.record.era,
             in_sync,

@@ -167,11 +167,12 @@ impl Mirror {
             ),
             Operation::Read | Operation::Flush => unreachable!("only mutations are admitted here"),
         };
-        if !self
-            .recorder
-            .has_generations(self.counters.source + self.guests.len() as u64)
-        {
-            return false;
+        if !self.has_generations() {
+            self.owe_record();
+            if self.is_overdue() {
+                self.answer(tag, Err(Errno::IO), guest.buf);
+            }
+            return self.is_overdue();
         }
         let mut block = None;
         let mut both = match self.follow {

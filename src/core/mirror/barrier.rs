@@ -201,11 +201,10 @@ impl Mirror {
         if !guest.primary_flushed {
             return;
         }
-        if self.is_met(guest.need) {
-            let buf = guest.buf;
-            self.answer(tag, Ok(()), buf);
-        } else {
-            self.wait_alone(tag);
+        let (met, buf) = (self.is_met(guest.need), guest.buf);
+        match met.then_some(Ok(())).or_else(|| self.overdue_end()) {
+            Some(end) => self.answer(tag, end, buf),
+            None => self.wait_alone(tag),
         }
     }
 

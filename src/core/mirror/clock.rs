@@ -13,7 +13,11 @@ impl Mirror {
     pub fn handle_timeout(&mut self, now: Time) {
         self.now = now;
         self.alarm = None;
+        if self.is_stopped() {
+            return;
+        }
         self.retry_record();
+        self.check_owed();
         self.check_stall();
         self.check_leg();
         self.try_catch_up();

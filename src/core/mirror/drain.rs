@@ -12,6 +12,7 @@ use super::Mirror;
 use super::OpKind;
 use super::follow::Follow;
 use crate::core::breaks::{self, Break};
+use crate::core::config::RECORD_BUDGET;
 use crate::core::effect::{Action, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::{Health, LegId};
@@ -65,13 +66,6 @@ pub(super) struct DrainFlush {
     pub(super) issued_at: Time,
     /// Where the list of unflushed writes stood then.
     mark: u64,
-}
-
-impl Drain {
-    /// Whether the record was begun, so that there is no way back.
-    fn is_recorded(&self) -> bool {
-        matches!(self.phase, Phase::Record | Phase::Stopped)
-    }
 }
 
 impl Mirror {
@@ -161,9 +155,8 @@ impl Mirror {
         let drain = self.drain.as_mut().expect("a drain is under way");
         drain.phase = Phase::Hold;
         drain.held_at = now;
-        if let Some(pause) = drain.max_pause {
-            self.arm(now + pause);
-        }
+        let look_at = now + drain.max_pause.unwrap_or(RECORD_BUDGET);
+        self.arm(look_at);
         for &tag in &self.waiting {
             let guest = &mut self.guests[tag.0 as usize];
             guest.held_since = guest.held_since.or(Some(now));
@@ -190,10 +183,10 @@ impl Mirror {
 
     pub(super) fn pump_drain(&mut self) {
         let Some(drain) = self.drain else { return };
-        if drain.purpose == Purpose::Switch && self.follow != Follow::InSync && !drain.is_recorded() {
-            self.give_up_switch();
-            return;
-        }
+        debug_assert!(
+            drain.purpose != Purpose::Switch || self.follow == Follow::InSync,
+            "a switch ends before its secondary does"
+        );
         match drain.phase {
             Phase::Lower(epoch) => {
                 let low = self.pool.used() <= LOW && self.epochs.durable() >= epoch;
@@ -203,6 +196,11 @@ impl Mirror {
                 }
             }
             Phase::Hold => {
+                if self.is_stop_unrecordable() {
+                    // From here on it is not clean, whatever becomes of the record: a secondary that comes to be in sync now is
+                    // not flushed for it.
+                    self.drain = Some(Drain { clean: false, ..drain });
+                }
                 if self.is_quiet() {
                     match drain.purpose {
                         Purpose::Switch | Purpose::Stop => self.flush_for_drain(),
@@ -215,7 +213,33 @@ impl Mirror {
                     self.record_drain();
                 }
             }
+            Phase::Record if drain.purpose == Purpose::Stop && self.is_stop_unrecordable() => self.stopped(false),
             Phase::Record | Phase::Stopped => {}
+        }
+    }
+
+    /// A stop has been waiting for a record as long as it may: it ends without, and the next start compares everything.
+    fn is_stop_unrecordable(&self) -> bool {
+        let due = self
+            .drain
+            .is_some_and(|drain| drain.held_at + RECORD_BUDGET <= self.now);
+        self.is_stopping() && due && self.recorder.is_busy()
+    }
+
+    fn stopped(&mut self, clean: bool) {
+        self.set_phase(Phase::Stopped);
+        self.notify(Event::Stopped { clean });
+    }
+
+    /// Stopped for good: there are no further effects.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.drain.is_some_and(|drain| drain.phase == Phase::Stopped)
+    }
+
+    /// A record is begun: a drain that may be waiting for it looks at its clock when it should be durable.
+    pub(super) fn watch_drain_record(&mut self) {
+        if self.drain.is_some() {
+            self.arm(self.now + RECORD_BUDGET);
         }
     }
 
@@ -223,7 +247,10 @@ impl Mirror {
         if breaks::on(Break::SwitchUndrained) && self.drain.is_some_and(|drain| drain.purpose == Purpose::Switch) {
             return true;
         }
-        let steady = matches!(self.follow, Follow::Not | Follow::Syncing | Follow::InSync);
+        let unrecordable = self
+            .drain
+            .is_some_and(|drain| drain.purpose == Purpose::Stop && !drain.clean);
+        let steady = matches!(self.follow, Follow::Not | Follow::Syncing | Follow::InSync) || unrecordable;
         let answered = steady && self.admitted == 0;
         let under_way = self.flush.is_some() || self.drain_flushes.iter().any(Option::is_some);
         match self.drain {
@@ -336,8 +363,7 @@ impl Mirror {
                 self.recorder.clean = true;
             }
             Purpose::Stop => {
-                self.set_phase(Phase::Stopped);
-                self.notify(Event::Stopped { clean: false });
+                self.stopped(false);
                 return;
             }
         }
@@ -376,10 +402,7 @@ impl Mirror {
                 self.end_drain();
                 self.notify(Event::ProtocolSet { done: true });
             }
-            Purpose::Stop if durable.clean => {
-                self.set_phase(Phase::Stopped);
-                self.notify(Event::Stopped { clean: true });
-            }
+            Purpose::Stop if durable.clean => self.stopped(true),
             Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop => {}
         }
     }
@@ -429,10 +452,13 @@ impl Mirror {
             .iter()
             .filter_map(|tag| self.guests[tag.0 as usize].held_since)
             .min();
-        let since = match phase {
-            Phase::Lower(_) => oldest,
-            Phase::Hold | Phase::Flush => Some(oldest.map_or(held_at, |oldest| oldest.min(held_at))),
-            Phase::Record | Phase::Stopped => None,
+        let (since, pause) = match phase {
+            Phase::Lower(_) => (oldest, pause),
+            Phase::Hold | Phase::Flush => (Some(oldest.map_or(held_at, |oldest| oldest.min(held_at))), pause),
+            // The state directory does not answer. With the old roles (or protocol) the guest goes on: until a record says so
+            // again, only what both legs completed is acknowledged.
+            Phase::Record => (self.recorder.writing_since(), RECORD_BUDGET),
+            Phase::Stopped => (None, pause),
         };
         match since {
             Some(since) if since + pause > self.now => self.arm(since + pause),

@@ -13,7 +13,9 @@
 //!
 //! *In-sync begins so:* nothing is dirty and nothing is being copied, so every admitted mutation is on the secondary or on
 //! its way there. At the freeze the open epoch is closed, and what arrives later waits in the next. The frozen set lands
-//! and is flushed; the record is made durable; the next epoch is let go.
+//! and is flushed; then the next epochs go on as they do in sync, while the record is made durable: the guest does not wait
+//! for it. That is safe because from the freeze on the leg counts for everything, so whichever record is in force, what it
+//! promises of the leg is true; and a leg that fails now leaves as one in sync does, by a record of its own.
 //!
 //! *Before it is written:* a leg is recorded as syncing before the first copy writes to it, for from then on it is a mixture.
 //!
@@ -23,7 +25,7 @@ use super::Mirror;
 use crate::core::breaks::{self, Break};
 use crate::core::config::CopyMode;
 use crate::core::effect::{Effect, Event};
-use crate::core::leg::{Health, LegId};
+use crate::core::leg::Health;
 use crate::core::time::{Span, Time};
 
 /// How closely the secondary is followed.
@@ -136,6 +138,7 @@ impl Mirror {
             }
             Follow::Leaving if !self.recorder.may_count(secondary) || breaks::on(Break::DemotionUndurable) => {
                 self.follow = Follow::Not;
+                self.review_owed();
                 self.review_guests();
                 self.leg_is_quiet();
             }
@@ -168,6 +171,8 @@ impl Mirror {
                 let secondary = self.secondary();
                 self.leg_mut(secondary).health = Health::InSync;
                 self.pump_record();
+                self.epochs.advance();
+                self.start_epoch();
             }
             Follow::Departing { epoch } if durable == epoch => {
                 let generation = self.counters.flushed;
@@ -188,10 +193,6 @@ impl Mirror {
         self.copy_mode = CopyMode::Dirty;
         self.catch_up.in_sync_since = self.now;
         self.end_resync(true);
-        let secondary = self.secondary();
-        self.notify_health(secondary);
-        self.epochs.advance();
-        self.start_epoch();
         self.review_guests();
         self.try_flush_secondary();
         if !self.dirty.is_empty() {
@@ -250,18 +251,15 @@ impl Mirror {
         self.drain_lost_secondary();
         self.counters.unfollow();
         self.follow = Follow::Leaving;
+        self.owe_demotion();
+        if breaks::on(Break::HealthBeforeRecord) {
+            self.notify(Event::Health { leg: secondary, health });
+        }
         self.abandon_secondary();
         self.end_resync(false);
         self.schedule_catch_up();
         self.pump_record();
         self.follow_recorded();
-        self.notify_health(secondary);
-    }
-
-    /// Tell what a leg is worth now.
-    fn notify_health(&mut self, leg: LegId) {
-        let health = self.leg(leg).health;
-        self.notify(Event::Health { leg, health });
     }
 
     /// Stop following without fault of the leg: a detach while it was being copied to, or a stop.

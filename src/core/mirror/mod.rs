@@ -16,6 +16,7 @@ mod clock;
 mod drain;
 mod follow;
 mod memory;
+mod owed;
 mod recorder;
 mod settle;
 mod table;

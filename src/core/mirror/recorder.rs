@@ -6,7 +6,8 @@
 //! completed is acknowledged.
 
 use super::Mirror;
-use crate::core::effect::Effect;
+use super::owed::Owed;
+use crate::core::effect::{Effect, Event};
 use crate::core::leg::{Health, LegId};
 use crate::core::record::{LegRecord, Protocol, Record};
 use crate::core::request::Errno;
@@ -25,6 +26,9 @@ pub(super) struct Recorder {
     /// What the records say whose write failed since the durable one.
     doubtful: Doubtful,
     retry_at: Option<Time>,
+    /// When `last` was begun.
+    begun_at: Time,
+    pub(super) owed: Owed,
     ceiling: u64,
     ceiling_low: u64,
     /// What the record should say, where the core has no other place for it.
@@ -42,6 +46,8 @@ impl Recorder {
             uncertain: false,
             doubtful: Doubtful::NOTHING,
             retry_at: None,
+            begun_at: Time(0),
+            owed: Owed::NOTHING,
             ceiling: record.generation_ceiling,
             ceiling_low: record.generation_ceiling - Record::GENERATIONS / 2,
             primary: record.primary,
@@ -66,14 +72,14 @@ impl Recorder {
         self.doubtful.primary[leg.index()] || self.in_force().any(|record| record.primary == leg)
     }
 
-    /// Of the failed records, one may be in force under which a write is acknowledged by both legs.
+    /// A record may be in force under which a write is acknowledged by both legs.
     pub(super) fn may_be_sync(&self) -> bool {
-        self.doubtful.protocol == Protocol::Sync
+        self.doubtful.protocol == Protocol::Sync || self.in_force().any(|record| record.protocol == Protocol::Sync)
     }
 
-    /// Of the failed records, one may be in force under which a barrier is acknowledged by both legs.
+    /// A record may be in force under which a barrier is acknowledged by both legs.
     pub(super) fn may_be_stricter_than_async(&self) -> bool {
-        self.doubtful.protocol != Protocol::Async
+        self.doubtful.protocol != Protocol::Async || self.in_force().any(|record| record.protocol != Protocol::Async)
     }
 
     /// The durable record and the one that is being written.
@@ -88,6 +94,11 @@ impl Recorder {
     /// Whether a record is being written, or must be written again.
     pub(super) fn is_busy(&self) -> bool {
         self.writing.is_some() || self.uncertain
+    }
+
+    /// Since when a record is under way, if one is.
+    pub(super) fn writing_since(&self) -> Option<Time> {
+        self.writing.is_some().then_some(self.begun_at)
     }
 
     pub(super) fn has_generations(&self, up_to: u64) -> bool {
@@ -127,7 +138,11 @@ impl Mirror {
 
     /// Write a record if it would say something else than the durable one, and none is being written.
     pub(super) fn pump_record(&mut self) {
+        if self.is_stopped() {
+            return;
+        }
         let mut next = self.desired_record();
+        let now = self.now;
         let recorder = &mut self.recorder;
         if recorder.writing.is_some() || recorder.retry_at.is_some() {
             return;
@@ -141,19 +156,26 @@ impl Mirror {
         next.era = last.era + u64::from(!same_standing);
         recorder.last = next;
         recorder.writing = Some(next);
+        recorder.begun_at = now;
         self.effects.push_back(Effect::Record(next));
+        self.watch_drain_record();
     }
 
     pub(super) fn record_completed(&mut self, number: u64, result: Result<(), Errno>) {
         let record = self.recorder.writing.take().expect("a record is being written");
         assert_eq!(record.number, number, "records are answered in order");
+        if self.is_stopped() {
+            return;
+        }
         if result.is_ok() {
             let recorder = &mut self.recorder;
-            recorder.durable = record;
+            let before = std::mem::replace(&mut recorder.durable, record);
             recorder.uncertain = false;
             recorder.doubtful = Doubtful::NOTHING;
+            self.tell_health(&before, &record);
             self.drain_recorded();
             self.follow_recorded();
+            self.review_owed();
             self.leg_is_quiet();
             self.pump_record();
             self.review_guests();
@@ -165,6 +187,16 @@ impl Mirror {
             recorder.retry_at = Some(at);
             self.arm(at);
             self.drain_record_failed();
+        }
+    }
+
+    /// Tell what has become durable of the legs' health.
+    fn tell_health(&mut self, before: &Record, after: &Record) {
+        for leg in LegId::ALL {
+            let [was, is] = [before, after].map(|record| record.legs[leg.index()].map(|leg| leg.health));
+            if let Some(health) = is.filter(|_| was != is) {
+                self.notify(Event::Health { leg, health });
+            }
         }
     }
 

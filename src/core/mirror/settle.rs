@@ -256,16 +256,19 @@ impl Mirror {
             return;
         }
         let other = entry.sides[1 - primary];
-        let error = entry.error;
+        let mut result = entry.error.map_or(Ok(()), Err);
         let guest = &self.guests[tag.0 as usize];
-        if error.is_none() {
+        if result.is_ok() {
             if !guest.primary_flushed {
                 return;
             }
             let unmirrored = !matches!(other, Side::Absent | Side::Done);
             if (unmirrored && self.write_needs_secondary()) || !self.is_met(guest.need) {
-                self.wait_alone(tag);
-                return;
+                let Some(end) = self.overdue_end() else {
+                    self.wait_alone(tag);
+                    return;
+                };
+                result = end;
             }
         }
         let buf = guest.buf;
@@ -284,7 +287,7 @@ impl Mirror {
             next = block;
         }
         self.table[index].owner = Owner::Answered;
-        self.answer(tag, error.map_or(Ok(()), Err), next);
+        self.answer(tag, result, next);
     }
 
     /// Whether a write is acknowledged only when the secondary has it too.

@@ -1,4 +1,5 @@
 //! Properties of the core that want a certain order of events; everything else is the simulation's.
 
+mod owed;
 mod rig;
 mod verify;

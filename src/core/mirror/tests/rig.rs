@@ -11,6 +11,9 @@ use crate::core::request::{Errno, Operation, Request, Tag};
 use crate::core::time::{Span, Time};
 
 pub(super) const GRAIN: u64 = 4096;
+pub(super) const WRITE: Action = Action::Write { fua: false };
+/// What a full state directory answers.
+pub(super) const NO_SPACE: Errno = Errno(28);
 
 pub(super) struct Rig {
     pub mirror: Mirror,
@@ -134,6 +137,54 @@ impl Rig {
         let walk = self.compares.remove(0);
         self.mirror.handle_compared(self.now, walk, mask);
         self.take_effects();
+    }
+
+    /// The write of the record under way ends.
+    pub fn end_record(&mut self, result: Result<(), Errno>) -> Record {
+        let record = self.record.take().expect("a record is under way");
+        self.mirror.handle_record(self.now, record.number, result);
+        self.take_effects();
+        record
+    }
+
+    /// Time passes, and every record that is begun meanwhile fails at once.
+    pub fn pass_failing_records(&mut self, span: Span) {
+        self.pass(span, true);
+    }
+
+    /// Time passes, and nothing else happens.
+    pub fn pass_time(&mut self, span: Span) {
+        self.pass(span, false);
+    }
+
+    fn pass(&mut self, span: Span, fail_records: bool) {
+        let until = self.now + span;
+        loop {
+            if fail_records && self.record.is_some() {
+                self.end_record(Err(NO_SPACE));
+            }
+            match self.mirror.next_timeout().filter(|due| *due <= until) {
+                Some(due) => self.now = self.now.max(due),
+                None => break,
+            }
+            self.mirror.handle_timeout(self.now);
+            self.take_effects();
+        }
+        self.now = until;
+    }
+
+    /// The answer to this request, if it has come; the next one of the tag is told apart.
+    pub fn answer(&mut self, tag: u16) -> Option<Result<(), Errno>> {
+        let at = self.answers.iter().position(|(answered, _)| *answered == Tag(tag))?;
+        Some(self.answers.remove(at).1)
+    }
+
+    pub fn health_told(&self) -> Vec<(LegId, Health)> {
+        let told = self.events.iter().filter_map(|event| match event {
+            Event::Health { leg, health } => Some((*leg, *health)),
+            _ => None,
+        });
+        told.collect()
     }
 
     pub fn differences(&self) -> Vec<Range> {

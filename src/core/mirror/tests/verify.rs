@@ -1,11 +1,8 @@
-use super::rig::{GRAIN, Rig};
-use crate::core::effect::Action;
+use super::rig::{GRAIN, Rig, WRITE};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::record::Protocol;
 use crate::core::request::Errno;
-
-const WRITE: Action = Action::Write { fua: false };
 
 /// Seed 133150 of the simulation: a write failed on the primary and came later to a slow secondary; before the verify's
 /// piece had read both, a copy that was to mend the range had taken its dirty bit.
