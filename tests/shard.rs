@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -111,15 +112,19 @@ impl Port for TestPort {
     }
 }
 
-/// Records, as they became durable.
+/// Records, as they became durable; what was amended; how many of the next ones fail.
 #[derive(Clone, Default)]
-struct Records(Arc<Mutex<Vec<Record>>>, Amended);
+struct Records(Arc<Mutex<Vec<Record>>>, Amended, Arc<AtomicU32>);
 
 /// What was amended before each of them.
 type Amended = Arc<Mutex<Vec<(usize, usize)>>>;
 
 impl Keep for Records {
     fn keep(&mut self, record: &Record) -> Result<(), Errno> {
+        let left = |failing: u32| failing.checked_sub(1);
+        if self.2.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+            return Err(Errno(28));
+        }
         self.0.lock().unwrap().push(*record);
         Ok(())
     }
@@ -382,6 +387,42 @@ fn amendments_do_not_wait_for_a_record_and_the_newest_goes_with_the_next() {
     let (_, records) = world.stop();
     assert!(records.len() >= 2);
     assert_eq!(*amended.lock().unwrap(), [(0, 1), (1, 100)]);
+}
+
+#[test]
+fn what_is_recorded_along_with_a_renewed_record_is_told_to_be_durable_or_not() {
+    let world = World::new(1 << 20);
+    let renew = |value: usize| {
+        let number = world.client.call(move |desk| {
+            desk.amend(Subject::Settings, move |records: &mut Records| {
+                records.1.lock().unwrap().push((0, value));
+            });
+            desk.mirror.renew_record(desk.now)
+        });
+        number.unwrap().unwrap()
+    };
+    let recorded = |number| {
+        world.bulletin.wait(None, |board| {
+            let failed = board.not_recorded.filter(|(failed, _)| *failed >= number);
+            (board.recorded >= number || failed.is_some()).then_some((board.recorded, failed))
+        })
+    };
+    let first = renew(1);
+    assert_eq!(recorded(first), Some((first, None)));
+    assert_eq!(*world.records.1.lock().unwrap(), [(0, 1)], "it went along");
+    assert_eq!(world.records.0.lock().unwrap().last().unwrap().number, first);
+
+    world.records.2.store(1, Ordering::SeqCst);
+    let second = renew(2);
+    let (_, failed) = recorded(second).unwrap();
+    assert_eq!(failed, Some((second, Errno(28))));
+    // And it is tried again by itself: what went along then is there still.
+    let again = world
+        .bulletin
+        .wait(None, |board| (board.recorded > second).then_some(()));
+    assert!(again.is_some());
+    assert_eq!(*world.records.1.lock().unwrap(), [(0, 1), (0, 2)]);
+    world.stop();
 }
 
 #[test]

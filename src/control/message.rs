@@ -56,10 +56,10 @@ pub enum Request {
     /// [`Reply::Digested`]. Sends [`Progress::Walk`].
     Digest(Digest),
     /// `{"command":"resync","action":"pause"}`, `…"resume"`, `…"rate","bytes_per_s":1048576` (absent or null:
-    /// unlimited); answered by [`Reply::Done`].
+    /// unlimited); answered by [`Reply::Done`], when a rate is durable.
     Resync(Resync),
-    /// `{"command":"set","key":"stall-budget","value":5000}`; answered by [`Reply::Done`] when it is in force (a
-    /// protocol: when it is durable).
+    /// `{"command":"set","key":"stall-budget","value":5000}`; answered by [`Reply::Done`] when it is in force
+    /// and durable.
     Set(Setting),
     /// `{"command":"stop"}`: drain, flush, record as clean, delete the device, end. Answered by [`Reply::Done`] when
     /// the record is durable; the daemon ends soon after. Refused while the device is open, unless `force` is true:

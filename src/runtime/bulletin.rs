@@ -5,7 +5,7 @@
 //! bound, however fast events come: an event that nobody read in time is counted, and the board still has the newest
 //! of its kind. The shard never waits for a reader longer than it takes to look at the board.
 
-use crate::core::{Event, Health, LegId, Range};
+use crate::core::{Errno, Event, Health, LegId, Range};
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
@@ -40,6 +40,10 @@ pub struct Board {
     pub digested: Option<(Number, Event)>,
     /// The newest end of a change of the protocol.
     pub protocol: Option<(Number, Event)>,
+    /// The number of the newest durable record that the shard asked for.
+    pub recorded: u64,
+    /// The newest record whose write ended in an error, and which.
+    pub not_recorded: Option<(u64, Errno)>,
     /// Everything is drained and flushed; whether the record says clean.
     pub stopped: Option<bool>,
     /// The kernel sends no more requests.
@@ -141,6 +145,14 @@ impl Bulletin {
         self.change(|board| board.pin(event));
     }
 
+    /// Tell how the write of a record has ended.
+    pub fn tell_recorded(&self, number: u64, result: Result<(), Errno>) {
+        self.change(|board| match result {
+            Ok(()) => board.recorded = number,
+            Err(error) => board.not_recorded = Some((number, error)),
+        });
+    }
+
     /// Tell that a leg's descriptor is closed.
     pub fn tell_released(&self, leg: LegId) {
         self.change(|board| {
@@ -183,7 +195,7 @@ impl Bulletin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Errno, effect::Action};
+    use crate::core::effect::Action;
 
     const SET: Event = Event::ProtocolSet { done: true };
     const ERROR: Event = Event::LegError {

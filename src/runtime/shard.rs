@@ -215,7 +215,10 @@ impl<P: Port, S: 'static> Shard<P, S> {
         while let Some(message) = self.parts.inbox.take() {
             let mirror = &mut self.parts.mirror;
             match message {
-                Message::Recorded { number, result } => mirror.handle_record(now, number, result),
+                Message::Recorded { number, result } => {
+                    mirror.handle_record(now, number, result);
+                    self.parts.bulletin.tell_recorded(number, result);
+                }
                 Message::Compared { walk, differing } => mirror.handle_compared(now, walk, differing),
                 Message::Hashed { walk } => mirror.handle_hashed(now, walk),
                 Message::Command(command) => command(&mut Desk {

@@ -45,6 +45,8 @@ pub struct AdminState {
     /// Demotions, and copies of what a slow leg had to miss, need no other reason than load: `async` was chosen, or a
     /// limit is meant to be hit.
     pub lenient: bool,
+    /// The number of the record that is to be durable for what goes with it.
+    pub renewal: Option<u64>,
     awaited: Vec<(Awaited, Time)>,
     corruptions: Vec<Corruption>,
     in_sync: bool,
@@ -64,6 +66,7 @@ impl AdminState {
             stall_budget: plan.config.stall_budget,
             stall_budget_least: plan.config.stall_budget,
             lenient: plan.protocol == Protocol::Async || plan.faults != Faults::None || plan.config.lag_bytes != 0,
+            renewal: None,
             awaited: Vec::new(),
             corruptions: Vec::new(),
             in_sync: false,

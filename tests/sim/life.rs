@@ -123,6 +123,9 @@ impl World {
         self.settle_effects()?;
         self.wake();
         self.at(0, Happening::Admin);
+        if self.plan.renews {
+            self.at(0, Happening::Renew);
+        }
         let delay = self.around(self.plan.fault_interval.0);
         self.at(delay, Happening::Fault);
         while self.issued < self.budget {
@@ -202,7 +205,7 @@ impl World {
     }
 
     fn is_rested(&self) -> bool {
-        if !self.is_quiet() || self.admin.awaits_anything().is_some() {
+        if !self.is_quiet() || self.admin.awaits_anything().is_some() || self.admin.renewal.is_some() {
             return false;
         }
         if !self.secondary_follows() {
@@ -218,8 +221,9 @@ impl World {
     fn unrest(&self) -> String {
         let requests: Vec<_> = self.guest.outstanding().map(|pending| pending.request).collect();
         format!(
-            "awaited {:?}, requests {requests:?}, operations {:?}, record under way {}, walks {}, {:?}",
+            "awaited {:?}, renewal {:?}, requests {requests:?}, operations {:?}, record under way {}, walks {}, {:?}",
             self.admin.awaits_anything(),
+            self.admin.renewal,
             self.flights.values().map(|flight| flight.op).collect::<Vec<_>>(),
             self.store.is_writing(),
             !self.walks.is_idle(),

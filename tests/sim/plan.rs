@@ -64,6 +64,8 @@ pub struct Plan {
     pub endless: bool,
     /// Whether the world begins with both legs in sync.
     pub begins_mirrored: bool,
+    /// Whether records are written that say nothing new; see `renew`.
+    pub renews: bool,
 }
 
 impl Plan {
@@ -143,6 +145,7 @@ impl Plan {
             thinks: rng.percent(50),
             endless: false,
             begins_mirrored: rng.percent(50),
+            renews: false,
         }
     }
 }

@@ -33,6 +33,11 @@ impl Store {
         self.writing.is_some()
     }
 
+    /// The highest number that was begun.
+    pub fn highest(&self) -> u64 {
+        self.highest
+    }
+
     /// Every record that a start might find now.
     pub fn possible(&self) -> impl Iterator<Item = &Record> {
         std::iter::once(&self.durable).chain(&self.doubtful)

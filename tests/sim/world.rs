@@ -49,6 +49,7 @@ pub enum Happening {
         tag: u16,
     },
     Admin,
+    Renew,
     Fault,
     Heal {
         leg: u8,
@@ -152,12 +153,16 @@ impl World {
                 self.trace(|| format!("record {number} {}", if durable { "durable" } else { "undetermined" }));
                 let result = if durable { Ok(()) } else { Err(Errno(28)) };
                 self.mirror.handle_record(self.now, number, result);
+                if durable {
+                    self.renewed(number);
+                }
                 Ok(())
             }
             Happening::WalkEarly { walk } => self.walk_look(walk, true),
             Happening::WalkDone { walk } => self.walk_done(walk),
             Happening::Client { tag } => self.client_asks(tag),
             Happening::Admin => self.administrate(),
+            Happening::Renew => self.renew(),
             Happening::Fault => self.inject(),
             Happening::Heal { leg } => self.heal_leg(LegId::ALL[usize::from(leg)]),
             Happening::HealRecords => {

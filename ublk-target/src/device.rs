@@ -96,7 +96,7 @@ impl Handler for Device {
             Request::Switch { max_pause_ms, force: _ } => self.switch(max_pause_ms, progress),
             Request::Verify {} => self.verify(progress),
             Request::Digest(digest) => self.digest(&digest, progress),
-            Request::Resync(resync) => self.steer(resync),
+            Request::Resync(resync) => self.steer(resync, progress),
             Request::Set(setting) => self.set(setting, progress),
             Request::Stop { force } => self.ending.ask(Wanted { force }).map(|()| Reply::DONE),
         }
@@ -224,7 +224,7 @@ impl Device {
         }
     }
 
-    fn steer(&self, resync: Resync) -> Result<Reply, Error> {
+    fn steer(&self, resync: Resync, tell: Tell<'_>) -> Result<Reply, Error> {
         match resync {
             Resync::Pause {} => self.call(|desk| desk.mirror.pause_resync(desk.now, true))?,
             Resync::Resume {} => self.call(|desk| desk.mirror.pause_resync(desk.now, false))?,
@@ -233,8 +233,11 @@ impl Device {
                 if bytes_per_s == Some(0) {
                     return Err(Error::usage("a rate of 0 is no rate").hint("pause it instead, or say unlimited"));
                 }
-                self.change_settings(|settings| settings.rate = rate)?;
-                self.call(move |desk| desk.mirror.set_rate(desk.now, rate))?;
+                return self.change(
+                    tell,
+                    |settings| settings.rate = rate,
+                    move |mirror, now| mirror.set_rate(now, rate),
+                );
             }
         }
         Ok(Reply::DONE)
@@ -242,16 +245,22 @@ impl Device {
 
     fn set(&self, setting: Setting, tell: Tell<'_>) -> Result<Reply, Error> {
         match setting {
-            Setting::Protocol(protocol) => return self.set_protocol(protocol, tell),
+            Setting::Protocol(protocol) => self.set_protocol(protocol, tell),
             Setting::StallBudget(ms) => {
                 let budget = Span::from_millis(bounded(ms, "stall-budget", 1, 3_600_000)?);
-                self.change_settings(|settings| settings.stall_budget_ms = ms)?;
-                self.call(move |desk| desk.mirror.set_stall_budget(desk.now, budget))?;
+                self.change(
+                    tell,
+                    |settings| settings.stall_budget_ms = ms,
+                    move |mirror, now| mirror.set_stall_budget(now, budget),
+                )
             }
             Setting::LegTimeout(secs) => {
                 let timeout = Span::from_secs(bounded(secs, "leg-timeout", 1, 3600)?);
-                self.change_settings(|settings| settings.leg_timeout_ms = secs * 1000)?;
-                self.call(move |desk| desk.mirror.set_leg_timeout(desk.now, timeout))?;
+                self.change(
+                    tell,
+                    |settings| settings.leg_timeout_ms = secs * 1000,
+                    move |mirror, now| mirror.set_leg_timeout(now, timeout),
+                )
             }
             Setting::PoolBytes(bytes) => {
                 let layout = self.constants.layout;
@@ -261,23 +270,26 @@ impl Device {
                     self.prepare_memory(bytes);
                 }
                 self.call(move |desk| desk.mirror.set_pool_bytes(desk.now, bytes))??;
-                self.change_settings(|settings| settings.pool_bytes = bytes)?;
+                self.change(tell, |settings| settings.pool_bytes = bytes, |_, _| ())
             }
-            Setting::LagBytes(bytes) => {
-                self.change_settings(|settings| settings.lag_bytes = bytes)?;
-                self.call(move |desk| desk.mirror.set_lag_bytes(desk.now, bytes))?;
-            }
+            Setting::LagBytes(bytes) => self.change(
+                tell,
+                |settings| settings.lag_bytes = bytes,
+                move |mirror, now| mirror.set_lag_bytes(now, bytes),
+            ),
             Setting::Quiet(secs) => {
                 bounded(secs, "quiet", 0, 86_400)?;
-                self.change_settings(|settings| settings.quiet_ms = secs * 1000)?;
+                self.change(tell, |settings| settings.quiet_ms = secs * 1000, |_, _| ())
             }
             Setting::CatchUp(catch_up) => {
                 let automatic = catch_up == CatchUp::Auto;
-                self.change_settings(|settings| settings.catch_up = automatic)?;
-                self.call(move |desk| desk.mirror.set_catch_up(desk.now, automatic))?;
+                self.change(
+                    tell,
+                    |settings| settings.catch_up = automatic,
+                    move |mirror, now| mirror.set_catch_up(now, automatic),
+                )
             }
         }
-        Ok(Reply::DONE)
     }
 
     fn set_protocol(&self, protocol: Protocol, tell: Tell<'_>) -> Result<Reply, Error> {
@@ -291,17 +303,51 @@ impl Device {
         }
     }
 
-    /// Change a setting: now, and in every record from the next one on.
-    fn change_settings(&self, change: impl FnOnce(&mut table::Settings)) -> Result<(), Error> {
-        let mut shared = self.shared();
-        change(&mut shared.settings);
-        let settings = shared.settings;
-        // While it is held, so that two changes are recorded in their order.
-        self.call(move |desk| {
-            desk.amend(Subject::Settings, move |keeper: &mut Keeper| {
-                keeper.set_settings(settings)
-            })
-        })
+    /// Change a setting, and return when it is durable.
+    ///
+    /// It is in force at once, and goes with a record that is begun in the same command: that is the next one, so it has the
+    /// number that is waited for, or a higher one. Nothing is acknowledged on the strength of a setting, so one that is in
+    /// force and cannot be recorded is told, and not taken back; every later record has it too.
+    fn change(
+        &self,
+        tell: Tell<'_>,
+        record: impl FnOnce(&mut table::Settings),
+        apply: impl FnOnce(&mut Mirror, Time) + Send + 'static,
+    ) -> Result<Reply, Error> {
+        let number = {
+            // Held while the shard is asked, so that two changes are recorded in their order.
+            let mut shared = self.shared();
+            let mut settings = shared.settings;
+            record(&mut settings);
+            let begun = self.call(move |desk| {
+                let number = desk.mirror.renew_record(desk.now)?;
+                desk.amend(Subject::Settings, move |keeper: &mut Keeper| {
+                    keeper.set_settings(settings)
+                });
+                apply(desk.mirror, desk.now);
+                Ok::<_, Refusal>(number)
+            })?;
+            let number = begun?;
+            shared.settings = settings;
+            number
+        };
+        let recorded = self.outcome(tell, |board| {
+            let failed = board.not_recorded.filter(|(failed, _)| *failed >= number);
+            match failed {
+                _ if board.recorded >= number => Some(Ok(())),
+                Some((_, errno)) => Some(Err(errno)),
+                None => None,
+            }
+        })?;
+        match recorded {
+            Some(Ok(())) => Ok(Reply::DONE),
+            Some(Err(errno)) => Err(Error::failed(format!(
+                "it is in force, but could not be recorded: {}",
+                std::io::Error::from_raw_os_error(errno.0)
+            ))
+            .hint("it is recorded as soon as the file system of the state directory takes it; until then an end of the daemon loses it")),
+            None => Err(lost("change of the setting")),
+        }
     }
 
     /// Have the memory of copies and of a pool of `pool` bytes there before the shard needs it.

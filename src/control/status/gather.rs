@@ -125,7 +125,7 @@ impl Status {
             pool_used_bytes: 0,
             paused: false,
             comes_by_itself: false,
-            rate_limit_bytes_per_s: None,
+            rate_limit_bytes_per_s: (superblock.settings.rate != 0).then_some(superblock.settings.rate),
             settings: Some(Settings::from(&superblock.settings)),
         }
     }

@@ -75,7 +75,7 @@ pub struct Status {
     /// What background work keeps to; null: no limit.
     #[serde(default)]
     pub rate_limit_bytes_per_s: Option<u64>,
-    /// The settings in force; null without a daemon.
+    /// The settings in force, or recorded.
     #[serde(default)]
     pub settings: Option<Settings>,
 }

@@ -25,6 +25,8 @@ pub(super) struct Recorder {
     uncertain: bool,
     /// What the records say whose write failed since the durable one.
     doubtful: Doubtful,
+    /// A record is to be begun although it may say nothing new.
+    renewed: bool,
     retry_at: Option<Time>,
     /// When `last` was begun.
     begun_at: Time,
@@ -45,6 +47,7 @@ impl Recorder {
             last: record,
             uncertain: false,
             doubtful: Doubtful::NOTHING,
+            renewed: false,
             retry_at: None,
             begun_at: Time(0),
             owed: Owed::NOTHING,
@@ -101,6 +104,13 @@ impl Recorder {
         self.writing.is_some().then_some(self.begun_at)
     }
 
+    /// Have a record begun, whatever it says. Returns the number of the next one that is: none that is under way will do,
+    /// because what goes with it was taken when it was begun.
+    pub(super) fn renew(&mut self) -> u64 {
+        self.renewed = true;
+        self.last.number + 1
+    }
+
     pub(super) fn has_generations(&self, up_to: u64) -> bool {
         up_to < self.durable.generation_ceiling
     }
@@ -136,7 +146,7 @@ impl Mirror {
         }
     }
 
-    /// Write a record if it would say something else than the durable one, and none is being written.
+    /// Write a record if it would say something else than the durable one or one is asked for, and none is being written.
     pub(super) fn pump_record(&mut self) {
         if self.is_stopped() {
             return;
@@ -147,9 +157,10 @@ impl Mirror {
         if recorder.writing.is_some() || recorder.retry_at.is_some() {
             return;
         }
-        if next == recorder.durable && !recorder.uncertain {
+        if next == recorder.durable && !recorder.uncertain && !recorder.renewed {
             return;
         }
+        recorder.renewed = false;
         let last = &recorder.last;
         next.number = last.number + 1;
         let same_standing = next.primary == last.primary && standing(&next) == standing(last);

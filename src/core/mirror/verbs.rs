@@ -259,6 +259,22 @@ impl Mirror {
         self.pump();
     }
 
+    /// Write a record although it may say nothing new, for what is recorded along with it. That is durable when a record of
+    /// the number returned is, or of a higher one; after an error the next is written, as ever.
+    ///
+    /// # Errors
+    /// `Stopping`: no record follows the one that says clean.
+    pub fn renew_record(&mut self, now: Time) -> Result<u64, Refusal> {
+        self.now = now;
+        if self.is_stopping() {
+            return Err(Refusal::Stopping);
+        }
+        let number = self.recorder.renew();
+        self.pump_record();
+        self.pump();
+        Ok(number)
+    }
+
     fn refuse_while_draining(&self) -> Result<(), Refusal> {
         match self.drain {
             None => Ok(()),

@@ -222,6 +222,12 @@ impl World {
             .handle(request, descriptor, &mut |_| ControlFlow::Continue(()))
     }
 
+    /// What the state directory says at this moment, whatever the daemon knows.
+    fn recorded(&self) -> table::Settings {
+        let picked = StateDir::peek(&self.root, &"vm1".parse().unwrap());
+        picked.unwrap().superblock.settings
+    }
+
     fn detach() -> Request {
         Request::Detach {
             leg: LegName::Id(LegId::B),
@@ -311,4 +317,79 @@ fn a_leg_whose_detach_nobody_waited_for_can_be_attached_again() {
     world.ask(Request::Wait { timeout_ms: None }, None).unwrap();
     assert_eq!(world.secondary(), ("c.img".into(), true));
     let _free = world.disk("b.img");
+}
+
+/// Every setting that is not a part of the core's record, each with another value than it has.
+fn other_settings() -> Vec<(Request, table::Settings)> {
+    let before = table::Settings {
+        pool_bytes: 2 << 20,
+        ..table::Settings::default()
+    };
+    let mut settings = before;
+    let mut all = Vec::new();
+    let mut then = |request, change: &dyn Fn(&mut table::Settings)| {
+        change(&mut settings);
+        all.push((request, settings));
+    };
+    then(Request::Set(Setting::StallBudget(7)), &|to| to.stall_budget_ms = 7);
+    then(Request::Set(Setting::LegTimeout(8)), &|to| to.leg_timeout_ms = 8_000);
+    then(Request::Set(Setting::PoolBytes(4 << 20)), &|to| to.pool_bytes = 4 << 20);
+    then(Request::Set(Setting::LagBytes(9)), &|to| to.lag_bytes = 9);
+    then(Request::Set(Setting::Quiet(10)), &|to| to.quiet_ms = 10_000);
+    then(Request::Set(Setting::CatchUp(CatchUp::Manual)), &|to| {
+        to.catch_up = false
+    });
+    let rate = |bytes_per_s| Request::Resync(Resync::Rate { bytes_per_s });
+    then(rate(Some(11)), &|to| to.rate = 11);
+    then(rate(None), &|to| to.rate = 0);
+    all
+}
+
+#[test]
+fn a_setting_is_durable_when_it_is_acknowledged_and_shown_as_recorded() {
+    let world = World::new("settings");
+    for (request, settings) in other_settings() {
+        assert_eq!(world.ask(request.clone(), None), Ok(Reply::DONE), "{request:?}");
+        assert_eq!(world.recorded(), settings, "{request:?}");
+        let status = world.device.status().unwrap();
+        assert_eq!(status.settings, Some(Settings::from(&settings)));
+        assert_eq!(
+            status.rate_limit_bytes_per_s,
+            (settings.rate != 0).then_some(settings.rate)
+        );
+    }
+}
+
+#[test]
+fn a_setting_is_not_acknowledged_while_its_record_cannot_be_written_and_nobody_waits_with_it() {
+    let world = World::new("held");
+    let before = world.recorded();
+    // The thread that writes records waits for the test before it writes the next one.
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let amended = world.device.client.call(|desk| {
+        desk.amend(Subject::Leg(LegId::A), move |_: &mut Keeper| {
+            let _ = held.recv();
+        });
+    });
+    amended.unwrap();
+    let setting = Request::Set(Setting::LagBytes(1 << 20));
+    thread::scope(|scope| {
+        let (told, progress) = std::sync::mpsc::channel();
+        let (device, request) = (&world.device, setting);
+        let setting = scope.spawn(move || {
+            device.handle(request, None, &mut |progress| {
+                let _ = told.send(progress.clone());
+                ControlFlow::Continue(())
+            })
+        });
+        // Whoever asked is told that it goes on; others are served.
+        progress.recv().unwrap();
+        assert_eq!(world.recorded(), before);
+        let status = world.device.status().unwrap();
+        assert_eq!(status.settings.unwrap().lag_bytes, 1 << 20);
+        assert!(!setting.is_finished());
+        go_on.send(()).unwrap();
+        assert_eq!(setting.join().unwrap(), Ok(Reply::DONE));
+    });
+    assert_eq!(world.recorded().lag_bytes, 1 << 20);
 }
