@@ -3,6 +3,7 @@
 use super::leg::{Health, LegId};
 use super::record::{Protocol, Record};
 use super::time::Time;
+use serde::{Deserialize, Serialize};
 
 /// Figures of the running or the last background walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,7 +101,7 @@ pub struct Status {
 }
 
 /// Guest requests answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoCounts {
     /// Reads.
     pub reads: u64,

@@ -11,7 +11,7 @@ pub use outlook::Outlook;
 pub use text::{rfc3339, uuid_text};
 
 use super::settings::Settings;
-use crate::core::{Health, LegId, Protocol};
+use crate::core::{Health, IoCounts, LegId, Protocol};
 use crate::table::LegIdentity;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -294,23 +294,12 @@ impl DriverState {
     }
 }
 
-/// Guest requests answered.
+/// Guest requests answered, and what they took; one object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Io {
-    /// Reads.
-    pub reads: u64,
-    /// Writes and write-zeroes.
-    pub writes: u64,
-    /// Flushes.
-    pub flushes: u64,
-    /// Discards.
-    pub discards: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
-    /// Requests answered with an error.
-    pub errors: u64,
+    /// By kind.
+    #[serde(flatten)]
+    pub guest: IoCounts,
     /// Durable writes to the state directory.
     pub metadata_writes: u64,
 }

@@ -109,7 +109,7 @@ pub fn human(status: &Status) -> String {
             size::show(status.pool_used_bytes)
         ));
     }
-    if let Some(io) = &status.io {
+    if let Some(io) = status.io.map(|io| io.guest) {
         text.push_str(&format!(
             "  {} reads ({}), {} writes ({}), {} flushes, {} discards, {} errors\n",
             io.reads,
