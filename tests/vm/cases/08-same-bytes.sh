@@ -33,6 +33,31 @@ eight_writers() {
         --bsrange=512-65536 --blockalign=512 --size=64k --norandommap --time_based --runtime=4 --refill_buffers --output=hot.txt
 }
 
+property buffers_change_places 90 'buffers of requests and of the pool change places, the pool is given back and wanted again: what was written is read, and is on both legs'
+buffers_change_places() {
+    # A registered buffer names pages: were one of them given back, a disk would get what the page held before.
+    local round
+    create "$A" --protocol flush
+    for round in 1 2 3; do
+        attach "$B" --overwrite
+        in_sync
+        rewrite "$round"
+        tw detach "$NAME" b > /dev/null
+        equal_legs "$A" "$B"
+        # The pool's memory is given back now.
+        rewrite "1$round"
+        rewrite "2$round"
+    done
+    holds '.io.errors == 0'
+    remove
+}
+
+# rewrite SEED: writes of all sizes, then reads and compares all of them.
+rewrite() {
+    fio --name=rewrite --filename="$DEV" --ioengine=io_uring --direct=1 --size=24M --io_size=24M --iodepth=32 --rw=randwrite \
+        --bssplit=4k/50:32k/10:128k/40 --verify=crc32c --verify_state_save=0 --verify_fatal=1 --randseed="$1" --output="rewrite-$1.txt"
+}
+
 property buffers_changed_in_flight 60 'a writer that changes its buffers while its writes are in flight: equal legs'
 buffers_changed_in_flight() {
     mirror "$A" "$B"

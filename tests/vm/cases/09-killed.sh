@@ -93,9 +93,8 @@ syncing_is_recorded_first() {
     mirror "$A" "$B"
     fill "$DEV" 16
     sync_device
-    # A rate is recorded with the next record: a change of the protocol writes one.
+    # Recorded when it returns: the compare after the start keeps to it.
     tw resync "$NAME" rate 1M > /dev/null
-    tw set "$NAME" protocol sync > /dev/null
     kill_daemon
     tw start "$NAME" > /dev/null
     recorded b syncing
@@ -109,6 +108,45 @@ syncing_is_recorded_first() {
     settled
     equal_legs "$A" "$B"
     remove
+}
+
+property settings_survive_a_kill 60 'set and resync rate: recorded when they return, and in force again after a kill and a start'
+settings_survive_a_kill() {
+    local expected
+    create "$A"
+    set_to protocol async '.protocol == "async"'
+    set_to stall-budget 1234 '.settings.stall_budget_ms == 1234'
+    set_to leg-timeout 7 '.settings.leg_timeout_s == 7'
+    set_to pool-bytes 32M '.settings.pool_bytes == 33554432'
+    set_to lag-bytes 1M '.settings.lag_bytes == 1048576'
+    set_to quiet 9 '.settings.quiet_s == 9'
+    set_to catch-up manual '.settings.catch_up == "manual"'
+    tw resync "$NAME" rate 3M > /dev/null
+    set_so '.rate_limit_bytes_per_s == 3145728'
+    kill_daemon
+    tw start "$NAME" > /dev/null
+    for expected in "${SET[@]}"; do holds "$expected"; done
+    # The rate is kept to, not only shown.
+    attach "$B"
+    exits 6 twinblk wait "$NAME" --timeout 2
+    tw resync "$NAME" rate unlimited > /dev/null
+    record_says '.rate_limit_bytes_per_s == null'
+    in_sync
+    remove
+}
+
+# set_to KEY VALUE EXPRESSION
+set_to() {
+    tw set "$NAME" "$1" "$2" > /dev/null
+    set_so "$3"
+}
+
+# What was set is in force and recorded; nothing else writes a record here.
+SET=()
+set_so() {
+    record_says "$1"
+    holds "$1"
+    SET+=("$1")
 }
 
 property killed_while_mounted 120 'mount, kill, start, umount, kill, start: the file system goes on, and nothing hangs'

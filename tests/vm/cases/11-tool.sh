@@ -122,8 +122,11 @@ settings_are_kept() {
     tw set "$NAME" leg-timeout 7 > /dev/null
     tw set "$NAME" lag-bytes 1M > /dev/null
     tw set "$NAME" catch-up manual > /dev/null
+    tw resync "$NAME" rate 5M > /dev/null
     tw stop "$NAME" > /dev/null
+    equals "$(field .rate_limit_bytes_per_s)" 5242880 "rate of the stopped device"
     tw start "$NAME" > /dev/null
+    equals "$(field .rate_limit_bytes_per_s)" 5242880 rate
     holds '.settings | .stall_budget_ms == 1234 and .leg_timeout_s == 7 and .lag_bytes == 1048576 and .catch_up == "manual"'
     exits 3 twinblk create other "$B" --id 7
     says "already" "--id"

@@ -205,10 +205,14 @@ becomes() { reaches ".legs[] | select(.id == \"$1\") | .health == \"$2\"" "${3:-
 
 sync_device() { python3 -c 'import os, sys; fd = os.open(sys.argv[1], os.O_RDWR); os.fsync(fd)' "$DEV"; }
 
-# recorded LEG HEALTH: what the state directory says right now, whatever the daemon knows.
-recorded() {
+# record_says EXPRESSION: so says the state directory right now, whatever the daemon knows.
+record_says() {
     rm -rf copy
     cp -r "$TWINBLK_STATE_DIR" copy
     mkdir -p nobody
-    equals "$(twinblk --state-dir "$PWD/copy" --run-dir "$PWD/nobody" status "$NAME" --json | jq -r ".legs[] | select(.id == \"$1\").health")" "$2" "recorded health of leg $1"
+    twinblk --state-dir "$PWD/copy" --run-dir "$PWD/nobody" status "$NAME" --json > copy/status
+    jq -e "$1" copy/status > /dev/null || fail "not recorded: $1 in $(< copy/status)"
 }
+
+# recorded LEG HEALTH
+recorded() { record_says ".legs[] | select(.id == \"$1\") | .health == \"$2\""; }
