@@ -24,11 +24,11 @@ use twinblk::io::{Arena, Engine};
 use twinblk::runtime::bulletin::Bulletin;
 use twinblk::runtime::clock;
 use twinblk::runtime::digest::DigestTable;
-use twinblk::runtime::inbox::inbox;
 use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::residence::Residence;
-use twinblk::runtime::shard::{Client, Parts, Shard};
-use twinblk::runtime::worker::{Bench, Keep, Subject, recorder, workers};
+use twinblk::runtime::shard::{Client, Shard};
+use twinblk::runtime::surroundings::Surroundings;
+use twinblk::runtime::worker::{Keep, Subject, recorder};
 
 const TRAITS: LegTraits = LegTraits { punches: true };
 
@@ -174,18 +174,15 @@ impl World {
             catch_up: true,
             lag_bytes: 0,
         };
-        let arena = Arc::new(Arena::reserve(layout.arena_bytes()).unwrap());
-        let residence = Arc::new(Residence::new(Arc::clone(&arena)));
-        let bulletin = Arc::new(Bulletin::default());
-        let (outbox, inbox) = inbox().unwrap();
-        let bench = Bench {
-            arena: Arc::clone(&arena),
-            residence: Arc::clone(&residence),
-            bulletin: Arc::clone(&bulletin),
-        };
-        let jobs = workers(2, 16, &bench, &outbox).unwrap();
+        let surroundings = Surroundings::new(&layout, 2).unwrap();
+        let client = surroundings.client();
+        let (arena, residence, bulletin) = (
+            Arc::clone(&surroundings.arena),
+            Arc::clone(&surroundings.residence),
+            Arc::clone(&surroundings.bulletin),
+        );
         let records = Records::default();
-        let (recorder, _) = recorder(records.clone(), outbox.clone()).unwrap();
+        let (recorder, _) = recorder(records.clone(), surroundings.outbox.clone()).unwrap();
         let (send, sent) = channel();
         let (answer, answers) = channel();
         let guest = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
@@ -193,9 +190,9 @@ impl World {
         let mut port = TestPort {
             engine: MemoryEngine::new(Arc::clone(&arena), Order::Shuffled(7)),
             size,
-            arena: Arc::clone(&arena),
+            arena,
             disks: [None, None],
-            wake: inbox.wake(),
+            wake: surroundings.wake(),
             guest: Arc::clone(&guest),
             sent,
             answers: answer,
@@ -205,19 +202,7 @@ impl World {
         port.set_leg(LegId::A, Some(disk()));
         let record = Record::first(Protocol::Flush).opened([true, false]);
         let mirror = Mirror::new(config, record, [Some(TRAITS), None], CopyMode::Compare, clock::now());
-        let parts = Parts {
-            mirror,
-            port,
-            arena,
-            residence: Arc::clone(&residence),
-            inbox,
-            recorder,
-            workers: jobs,
-            bulletin: Arc::clone(&bulletin),
-            arrivals: 64,
-        };
-        let shard = std::thread::spawn(move || Shard::new(parts).run());
-        let client = Client::new(outbox);
+        let shard = std::thread::spawn(move || Shard::new(mirror, port, surroundings, recorder, 64).run());
         World {
             client,
             bulletin,

@@ -10,4 +10,5 @@ pub mod residence;
 pub mod shard;
 mod slots;
 pub mod state_dir;
+pub mod surroundings;
 pub mod worker;

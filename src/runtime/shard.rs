@@ -17,6 +17,7 @@ use super::digest::DigestTable;
 use super::inbox::{Ended, Inbox, Message, Outbox};
 use super::port::{Arrival, Port};
 use super::residence::{Residence, Span};
+use super::surroundings::Surroundings;
 use super::worker::{Amendments, Job, RecordJob, Subject};
 use crate::core::{Effect, Event, LegId, Mirror, Refusal, Time};
 use crate::io::Arena;
@@ -87,7 +88,7 @@ impl<S> Clone for Client<S> {
 
 impl<S: 'static> Client<S> {
     /// A handle that sends through `outbox`.
-    pub fn new(outbox: Outbox<Command<S>>) -> Client<S> {
+    pub(super) fn new(outbox: Outbox<Command<S>>) -> Client<S> {
         Client { outbox }
     }
 
@@ -133,31 +134,16 @@ impl<S: 'static> Client<S> {
     }
 }
 
-/// Everything that a shard is made of.
-pub struct Parts<P, S> {
-    /// The core.
-    pub mirror: Mirror,
-    /// Where requests come from and operations go.
-    pub port: P,
-    /// The buffers.
-    pub arena: Arc<Arena>,
-    /// Their memory.
-    pub residence: Arc<Residence>,
-    /// What other threads say.
-    pub inbox: Inbox<Command<S>>,
-    /// The thread that writes records.
-    pub recorder: SyncSender<RecordJob<S>>,
-    /// The threads that compare and hash.
-    pub workers: SyncSender<Job>,
-    /// Where events go.
-    pub bulletin: Arc<Bulletin>,
-    /// The most that can arrive at once without the list of arrivals growing.
-    pub arrivals: usize,
-}
-
 /// The thread's own.
 pub struct Shard<P, S> {
-    parts: Parts<P, S>,
+    mirror: Mirror,
+    port: P,
+    arena: Arc<Arena>,
+    residence: Arc<Residence>,
+    bulletin: Arc<Bulletin>,
+    inbox: Inbox<Command<S>>,
+    workers: SyncSender<Job>,
+    recorder: SyncSender<RecordJob<S>>,
     arrivals: Vec<Arrival>,
     digest: Option<Arc<DigestTable>>,
     /// What goes with the next record.
@@ -166,11 +152,33 @@ pub struct Shard<P, S> {
 }
 
 impl<P: Port, S: 'static> Shard<P, S> {
-    /// A shard that has not begun.
-    pub fn new(parts: Parts<P, S>) -> Shard<P, S> {
+    /// A shard that has not begun. Its requests come from `port` and its operations go there, at most `arrivals` arrivals
+    /// at once without their list growing; `recorder` writes its records.
+    pub fn new(
+        mirror: Mirror,
+        port: P,
+        surroundings: Surroundings<S>,
+        recorder: SyncSender<RecordJob<S>>,
+        arrivals: usize,
+    ) -> Shard<P, S> {
+        let Surroundings {
+            arena,
+            residence,
+            bulletin,
+            outbox: _,
+            inbox,
+            workers,
+        } = surroundings;
         Shard {
-            arrivals: Vec::with_capacity(parts.arrivals),
-            parts,
+            mirror,
+            port,
+            arena,
+            residence,
+            bulletin,
+            inbox,
+            workers,
+            recorder,
+            arrivals: Vec::with_capacity(arrivals),
             digest: None,
             amendments: Amendments::default(),
             end: false,
@@ -183,28 +191,28 @@ impl<P: Port, S: 'static> Shard<P, S> {
     /// Fails when the port fails.
     pub fn run(mut self) -> io::Result<P> {
         let ended = self.serve();
-        self.parts.bulletin.change(|board| board.ended = true);
-        ended.map(|()| self.parts.port)
+        self.bulletin.change(|board| board.ended = true);
+        ended.map(|()| self.port)
     }
 
     fn serve(&mut self) -> io::Result<()> {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         self.carry_out();
         while !self.end {
-            let deadline = self.parts.mirror.next_timeout();
-            self.parts.port.wait(deadline, &mut arrivals)?;
+            let deadline = self.mirror.next_timeout();
+            self.port.wait(deadline, &mut arrivals)?;
             let now = clock::now();
             for arrival in arrivals.drain(..) {
                 match arrival {
-                    Arrival::Request(tag, request) => self.parts.mirror.handle_request(now, tag, request),
-                    Arrival::Completion(id, result) => self.parts.mirror.handle_completion(now, id, result),
+                    Arrival::Request(tag, request) => self.mirror.handle_request(now, tag, request),
+                    Arrival::Completion(id, result) => self.mirror.handle_completion(now, id, result),
                     Arrival::Wake => self.empty_inbox(now),
-                    Arrival::Gone => self.parts.bulletin.change(|board| board.gone = true),
+                    Arrival::Gone => self.bulletin.change(|board| board.gone = true),
                 }
                 self.carry_out();
             }
-            if self.parts.mirror.next_timeout().is_some_and(|due| due <= now) {
-                self.parts.mirror.handle_timeout(now);
+            if self.mirror.next_timeout().is_some_and(|due| due <= now) {
+                self.mirror.handle_timeout(now);
                 self.carry_out();
             }
         }
@@ -212,21 +220,21 @@ impl<P: Port, S: 'static> Shard<P, S> {
     }
 
     fn empty_inbox(&mut self, now: Time) {
-        while let Some(message) = self.parts.inbox.take() {
-            let mirror = &mut self.parts.mirror;
+        while let Some(message) = self.inbox.take() {
+            let mirror = &mut self.mirror;
             match message {
                 Message::Recorded { number, result } => {
                     mirror.handle_record(now, number, result);
-                    self.parts.bulletin.tell_recorded(number, result);
+                    self.bulletin.tell_recorded(number, result);
                 }
                 Message::Compared { walk, differing } => mirror.handle_compared(now, walk, differing),
                 Message::Hashed { walk } => mirror.handle_hashed(now, walk),
                 Message::Command(command) => command(&mut Desk {
                     mirror,
                     now,
-                    port: &mut self.parts.port,
+                    port: &mut self.port,
                     amendments: &mut self.amendments,
-                    bulletin: &self.parts.bulletin,
+                    bulletin: &self.bulletin,
                     digest: &mut self.digest,
                     end: &mut self.end,
                 }),
@@ -238,11 +246,11 @@ impl<P: Port, S: 'static> Shard<P, S> {
 
     #[inline]
     fn carry_out(&mut self) {
-        while let Some(effect) = self.parts.mirror.poll_effect() {
+        while let Some(effect) = self.mirror.poll_effect() {
             match effect {
-                Effect::Submit(op) => self.parts.port.submit(op),
-                Effect::Complete { tag, result, buf, next } => self.parts.port.complete(tag, result, buf, next),
-                Effect::Keep { from, to, len } => self.parts.arena.copy(from, to, len),
+                Effect::Submit(op) => self.port.submit(op),
+                Effect::Complete { tag, result, buf, next } => self.port.complete(tag, result, buf, next),
+                Effect::Keep { from, to, len } => self.arena.copy(from, to, len),
                 effect => self.carry_out_rare(effect),
             }
         }
@@ -261,7 +269,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
                     table: Arc::clone(table),
                 }),
                 // A digest that nobody waits for any more: the core learns that the buffer is free.
-                None => self.parts.mirror.handle_hashed(clock::now(), walk),
+                None => self.mirror.handle_hashed(clock::now(), walk),
             },
             Effect::Populate {
                 start,
@@ -269,26 +277,26 @@ impl<P: Port, S: 'static> Shard<P, S> {
                 wanted: true,
             } => {
                 // Not being locked was told to the administrator who prepared it.
-                let _ = self.parts.residence.prepare(Span { start, len });
+                let _ = self.residence.prepare(Span { start, len });
             }
             Effect::Populate {
                 start,
                 len,
                 wanted: false,
             } => {
-                if self.parts.residence.leave(Span { start, len }) {
+                if self.residence.leave(Span { start, len }) {
                     self.hand_over(Job::GiveBack);
                 }
             }
             Effect::Release(leg) => {
-                let disk = self.parts.port.set_leg(leg, None);
+                let disk = self.port.set_leg(leg, None);
                 self.hand_over(Job::Close { leg, disk });
             }
             Effect::Notify(event) => {
                 if matches!(event, Event::Digested { .. }) {
                     self.digest = None;
                 }
-                self.parts.bulletin.tell(event);
+                self.bulletin.tell(event);
             }
             Effect::Submit(_) | Effect::Complete { .. } | Effect::Keep { .. } => {
                 unreachable!("carried out by the caller")
@@ -297,8 +305,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
     }
 
     fn hand_over_record(&mut self, record: crate::core::Record) {
-        self.parts
-            .recorder
+        self.recorder
             .send(RecordJob {
                 record,
                 amendments: std::mem::take(&mut self.amendments),
@@ -307,8 +314,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
     }
 
     fn hand_over(&mut self, job: Job) {
-        self.parts
-            .workers
+        self.workers
             .send(job)
             .expect("workers end after their queue is dropped");
     }

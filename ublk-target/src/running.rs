@@ -15,15 +15,14 @@ use twinblk::control::Error;
 use twinblk::core::config::Config;
 use twinblk::core::time::Span as TimeSpan;
 use twinblk::core::{CopyMode, Layout, LegId, LegTraits, Mirror, Record};
-use twinblk::io::Arena;
 use twinblk::io::disk::Disk;
 use twinblk::runtime::bulletin::Bulletin;
 use twinblk::runtime::clock;
-use twinblk::runtime::inbox::inbox;
 use twinblk::runtime::port::Port;
 use twinblk::runtime::residence::{Residence, Span};
-use twinblk::runtime::shard::{Client, Parts, Shard};
-use twinblk::runtime::worker::{Bench, recorder, workers};
+use twinblk::runtime::shard::{Client, Shard};
+use twinblk::runtime::surroundings::Surroundings;
+use twinblk::runtime::worker::recorder;
 use twinblk::table::Superblock;
 
 /// Copies that can be under way at once.
@@ -91,32 +90,21 @@ pub fn begin(
         keeper: Some(keeper),
     };
     let failed = |error: io::Error| error.told("start the device's threads");
-    let arena = match Arena::reserve(layout.arena_bytes()) {
-        Ok(arena) => Arc::new(arena),
-        Err(error) => return Err(kept(error.told("reserve memory for buffers"), keeper)),
+    let surroundings = match Surroundings::new(&layout, WORKERS) {
+        Ok(surroundings) => surroundings,
+        Err(error) => {
+            let error = error.told("reserve memory and start the threads of the device");
+            return Err(kept(error, keeper));
+        }
     };
-    let residence = Arc::new(Residence::new(Arc::clone(&arena)));
+    let (client, wake) = (surroundings.client(), surroundings.wake());
+    let (residence, bulletin) = (Arc::clone(&surroundings.residence), Arc::clone(&surroundings.bulletin));
     let has_two = disks.iter().all(Option::is_some);
     let len = memory_at_start(superblock, &layout, has_two);
     if let Err(not_locked) = residence.prepare(Span { start: 0, len }) {
         log::warn!("{not_locked}");
     }
-    let bulletin = Arc::new(Bulletin::default());
-    let (outbox, inbox) = match inbox() {
-        Ok(both) => both,
-        Err(error) => return Err(kept(failed(error), keeper)),
-    };
-    let bench = Bench {
-        arena: Arc::clone(&arena),
-        residence: Arc::clone(&residence),
-        bulletin: Arc::clone(&bulletin),
-    };
-    // A job per copy slot, and what else there can be: a leg to close, memory to give back.
-    let jobs = match workers(WORKERS, usize::from(COPIES) + 8, &bench, &outbox) {
-        Ok(jobs) => jobs,
-        Err(error) => return Err(kept(failed(error), keeper)),
-    };
-    let (records, recorder) = recorder(*keeper, outbox.clone()).map_err(|error| Failed {
+    let (records, recorder) = recorder(*keeper, surroundings.outbox.clone()).map_err(|error| Failed {
         error: failed(error),
         keeper: None,
     })?;
@@ -129,15 +117,14 @@ pub fn begin(
     let refused = Refused::default();
     let (opened, wait_opened) = sync_channel(1);
     let shard = {
-        let (added, refused, wake) = (added.clone(), Arc::clone(&refused), inbox.wake());
-        let (arena, residence, bulletin) = (Arc::clone(&arena), Arc::clone(&residence), Arc::clone(&bulletin));
+        let (added, refused) = (added.clone(), Arc::clone(&refused));
         thread::Builder::new()
             .name("shard".into())
             .stack_size(STACK)
             .spawn(move || {
                 let device = queue::Device::new(&added);
                 drop(added);
-                let port = UblkPort::open(&device, Arc::clone(&arena), layout, wake, refused);
+                let port = UblkPort::open(&device, Arc::clone(&surroundings.arena), layout, wake, refused);
                 let mut port = match port {
                     Ok(port) => port,
                     Err(error) => {
@@ -151,17 +138,7 @@ pub fn begin(
                 let mut mirror = Mirror::new(config, record, traits, resync, clock::now());
                 // Before the first copy: a resync that begins with the device keeps to it from its first byte.
                 mirror.set_rate(clock::now(), rate);
-                let shard = Shard::new(Parts {
-                    mirror,
-                    port,
-                    arena,
-                    residence,
-                    inbox,
-                    recorder: records,
-                    workers: jobs,
-                    bulletin,
-                    arrivals: BATCH + 1,
-                });
+                let shard = Shard::new(mirror, port, surroundings, records, BATCH + 1);
                 // All that it will ever touch is there, to be locked.
                 let _ = opened.send(Ok(()));
                 // The port ends here, on the thread that its ring belongs to.
@@ -172,7 +149,6 @@ pub fn begin(
         error: failed(error),
         keeper: None,
     })?;
-    let client = Client::new(outbox);
     let running = Running {
         added,
         client,

@@ -16,15 +16,12 @@ use twinblk::core::{
     Buf, CopyMode, Errno, Geometry, Health, Layout, LegId, LegOp, LegRecord, LegTraits, Mirror, Operation, Protocol,
     Range, Record, Request, Tag, Time,
 };
-use twinblk::io::Arena;
 use twinblk::io::uring::UringLegs;
-use twinblk::runtime::bulletin::Bulletin;
 use twinblk::runtime::clock;
-use twinblk::runtime::inbox::inbox;
 use twinblk::runtime::port::{Arrival, Port};
-use twinblk::runtime::residence::Residence;
-use twinblk::runtime::shard::{Parts, Shard};
-use twinblk::runtime::worker::{Bench, Keep, recorder, workers};
+use twinblk::runtime::shard::Shard;
+use twinblk::runtime::surroundings::Surroundings;
+use twinblk::runtime::worker::{Keep, recorder};
 
 /// A kernel that does at once what it is asked for, and a guest that asks again as soon as it is answered.
 struct Immediate {
@@ -151,20 +148,12 @@ fn main() {
         CopyMode::Dirty,
         clock::now(),
     );
-    let arena = Arc::new(Arena::reserve(layout.arena_bytes()).expect("memory"));
-    let mut legs = UringLegs::new(Arc::clone(&arena), 512);
+    let surroundings = Surroundings::new(&layout, 1).expect("memory and threads");
+    let mut legs = UringLegs::new(Arc::clone(&surroundings.arena), 512);
     for leg in LegId::ALL {
         let disk = std::fs::File::open("/dev/null").expect("a descriptor");
         legs.set_leg(leg, Some(Arc::new(disk.into())));
     }
-    let residence = Arc::new(Residence::new(Arc::clone(&arena)));
-    let bulletin = Arc::new(Bulletin::default());
-    let (outbox, inbox) = inbox().expect("an eventfd");
-    let bench = Bench {
-        arena: Arc::clone(&arena),
-        residence: Arc::clone(&residence),
-        bulletin: Arc::clone(&bulletin),
-    };
     let port = Immediate {
         legs,
         started: Vec::with_capacity(1024),
@@ -174,17 +163,7 @@ fn main() {
         left: requests,
         state: 1,
     };
-    let parts = Parts {
-        mirror,
-        port,
-        arena,
-        residence,
-        inbox,
-        recorder: recorder(Forgotten, outbox.clone()).expect("a thread").0,
-        workers: workers(1, 16, &bench, &outbox).expect("a thread"),
-        bulletin,
-        arrivals: 1024,
-    };
-    let ended = Shard::new(parts).run();
+    let (records, _) = recorder(Forgotten, surroundings.outbox.clone()).expect("a thread");
+    let ended = Shard::new(mirror, port, surroundings, records, 1024).run();
     assert!(ended.is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof));
 }

@@ -14,14 +14,13 @@ use std::thread::{self, JoinHandle};
 use twinblk::control::{Attach, Content, LegName};
 use twinblk::core::config::Config;
 use twinblk::core::{Action, Buf, CopyMode, Errno, LegId, LegOp, LegTraits, Record, Tag};
-use twinblk::io::Arena;
 use twinblk::io::disk::{Disk, Wanted};
 use twinblk::runtime::clock;
-use twinblk::runtime::inbox::inbox;
 use twinblk::runtime::port::{Arrival, Port};
-use twinblk::runtime::shard::{Parts, Shard};
+use twinblk::runtime::shard::Shard;
 use twinblk::runtime::state_dir::StateDir;
-use twinblk::runtime::worker::{Bench, recorder, workers};
+use twinblk::runtime::surroundings::Surroundings;
+use twinblk::runtime::worker::recorder;
 use twinblk::table::Superblock;
 
 const SIZE: u64 = 1 << 20;
@@ -110,22 +109,15 @@ impl World {
             legs: [Some(a.identity.clone()), Some(identity_of_b)],
         };
         let layout = running::layout(&superblock);
-        let arena = Arc::new(Arena::reserve(layout.arena_bytes()).unwrap());
-        let residence = Arc::new(Residence::new(Arc::clone(&arena)));
-        let bulletin = Arc::new(Bulletin::default());
-        let (outbox, inbox) = inbox().unwrap();
-        let bench = Bench {
-            arena: Arc::clone(&arena),
-            residence: Arc::clone(&residence),
-            bulletin: Arc::clone(&bulletin),
-        };
-        let jobs = workers(1, 16, &bench, &outbox).unwrap();
+        let surroundings = Surroundings::new(&layout, 1).unwrap();
+        let client = surroundings.client();
+        let (residence, bulletin) = (Arc::clone(&surroundings.residence), Arc::clone(&surroundings.bulletin));
         let state = StateDir::create(&root, &superblock).unwrap();
         let writes = Arc::new(AtomicU64::new(0));
         let mut keeper = Keeper::new(state, superblock.clone(), Arc::clone(&writes));
         let record = superblock.record.opened([true, false]);
         keeper.write(&record).unwrap();
-        let (records, _) = recorder(keeper, outbox.clone()).unwrap();
+        let (records, _) = recorder(keeper, surroundings.outbox.clone()).unwrap();
         let config = Config {
             geometry: superblock.geometry,
             layout,
@@ -139,23 +131,12 @@ impl World {
         let mirror = Mirror::new(config, record, traits, CopyMode::Compare, clock::now());
         let holds_flushes = Arc::new(AtomicBool::new(false));
         let port = Idle {
-            wake: inbox.wake(),
+            wake: surroundings.wake(),
             disks: [Some(a.descriptor), None],
             done: Vec::new(),
             holds_flushes: Arc::clone(&holds_flushes),
         };
-        let parts = Parts {
-            mirror,
-            port,
-            arena,
-            residence: Arc::clone(&residence),
-            inbox,
-            recorder: records,
-            workers: jobs,
-            bulletin: Arc::clone(&bulletin),
-            arrivals: 64,
-        };
-        let shard = thread::spawn(move || Shard::new(parts).run());
+        let shard = thread::spawn(move || Shard::new(mirror, port, surroundings, records, 64).run());
         let device = Arc::new(Device {
             constants: Constants {
                 name: superblock.name.to_string(),
@@ -169,7 +150,7 @@ impl World {
                     started: String::new(),
                 },
             },
-            client: Client::new(outbox),
+            client,
             bulletin: Arc::clone(&bulletin),
             residence,
             ending: Arc::new(Ending::new(bulletin)),
