@@ -10,8 +10,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
-use twinblk::control::{Attach, Content, LegName};
+use twinblk::control::{Attach, Content, ErrorKind, LegName};
 use twinblk::core::config::Config;
 use twinblk::core::{Action, Buf, CopyMode, Errno, LegId, LegOp, LegTraits, Record, Tag};
 use twinblk::io::disk::{Disk, Wanted};
@@ -341,36 +342,65 @@ fn a_setting_is_durable_when_it_is_acknowledged_and_shown_as_recorded() {
     }
 }
 
-#[test]
-fn a_setting_is_not_acknowledged_while_its_record_cannot_be_written_and_nobody_waits_with_it() {
-    let world = World::new("held");
-    let before = world.recorded();
-    // The thread that writes records waits for the test before it writes the next one.
-    let (go_on, held) = std::sync::mpsc::channel::<()>();
+/// Has the thread that writes records wait, before it writes the next one, until the sender says so or is gone.
+fn hold_records(world: &World) -> Sender<()> {
+    let (go_on, held) = channel::<()>();
     let amended = world.device.client.call(|desk| {
         desk.amend(Subject::Leg(LegId::A), move |_: &mut Keeper| {
             let _ = held.recv();
         });
     });
     amended.unwrap();
-    let setting = Request::Set(Setting::LagBytes(1 << 20));
+    go_on
+}
+
+/// Have a setting changed while records are held; `meanwhile` runs when whoever asked was told that it goes on.
+fn set_while_held(world: &World, meanwhile: impl FnOnce()) -> Result<Reply, Error> {
+    let request = Request::Set(Setting::LagBytes(1 << 20));
+    let (told, progress) = channel();
     thread::scope(|scope| {
-        let (told, progress) = std::sync::mpsc::channel();
-        let (device, request) = (&world.device, setting);
         let setting = scope.spawn(move || {
-            device.handle(request, None, &mut |progress| {
+            world.device.handle(request, None, &mut |progress| {
                 let _ = told.send(progress.clone());
                 ControlFlow::Continue(())
             })
         });
-        // Whoever asked is told that it goes on; others are served.
         progress.recv().unwrap();
+        assert!(!setting.is_finished());
+        meanwhile();
+        setting.join().unwrap()
+    })
+}
+
+#[test]
+fn a_setting_is_not_acknowledged_while_its_record_cannot_be_written_and_nobody_waits_with_it() {
+    let world = World::new("held");
+    let before = world.recorded();
+    let go_on = hold_records(&world);
+    let answer = set_while_held(&world, || {
         assert_eq!(world.recorded(), before);
         let status = world.device.status().unwrap();
         assert_eq!(status.settings.unwrap().lag_bytes, 1 << 20);
-        assert!(!setting.is_finished());
         go_on.send(()).unwrap();
-        assert_eq!(setting.join().unwrap(), Ok(Reply::DONE));
     });
+    assert_eq!(answer, Ok(Reply::DONE));
     assert_eq!(world.recorded().lag_bytes, 1 << 20);
+}
+
+#[test]
+fn a_setting_that_could_not_be_recorded_is_told_so_and_stays_in_force() {
+    let world = World::new("unrecorded");
+    let go_on = hold_records(&world);
+    let answer = set_while_held(&world, || {
+        let under_way = world.device.status().unwrap().record_number + 1;
+        world.device.bulletin.tell_recorded(under_way, Err(Errno(libc::ENOSPC)));
+    });
+    let error = answer.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Failed);
+    assert!(
+        error.message.contains("in force") && error.message.contains("No space"),
+        "{error}"
+    );
+    assert_eq!(world.device.status().unwrap().settings.unwrap().lag_bytes, 1 << 20);
+    drop(go_on);
 }
