@@ -55,6 +55,10 @@ impl Geometry {
     pub const GRAIN: u32 = 64 << 10;
     /// Extent of a device created without another choice.
     pub const EXTENT: u32 = 1 << 20;
+    /// Most regions of a device: their marks fit one block, which a disk writes whole.
+    pub const MOST_REGIONS: u64 = 32_000;
+    /// The smallest region, in bytes.
+    pub const LEAST_REGION: u64 = 4 << 20;
 
     /// The default units for a device of `size` bytes and logical blocks of `block` bytes.
     pub const fn new(size: u64, block: u32) -> Geometry {
@@ -81,6 +85,31 @@ impl Geometry {
         self.size.div_ceil(self.extent as u64)
     }
 
+    /// Bytes of a region: the smallest power of two, of at least 4 MiB and an extent, of which the device has at most
+    /// [`Geometry::MOST_REGIONS`]. It follows from the size alone, so that it needs no field in the superblock.
+    pub const fn region(&self) -> u64 {
+        // size / region <= most, rounded up, exactly when region >= size / most, rounded up.
+        let needed = self.size.div_ceil(Geometry::MOST_REGIONS).next_power_of_two();
+        let extent = self.extent as u64;
+        let least = if extent > Geometry::LEAST_REGION {
+            extent
+        } else {
+            Geometry::LEAST_REGION
+        };
+        if needed > least { needed } else { least }
+    }
+
+    /// How many regions the device has; the last may be partial.
+    pub const fn regions(&self) -> u64 {
+        self.size.div_ceil(self.region())
+    }
+
+    /// The regions that `range` touches, as first and one past the last.
+    pub const fn regions_of(&self, range: Range) -> (u64, u64) {
+        let region = self.region();
+        (range.start / region, range.end().div_ceil(region))
+    }
+
     /// The grains that `range` touches, as first and one past the last.
     pub const fn grains_of(&self, range: Range) -> (u64, u64) {
         let grain = self.grain as u64;
@@ -99,5 +128,67 @@ impl Geometry {
                 self.extent as u64
             },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_extent(size: u64, extent: u32) -> Geometry {
+        Geometry {
+            extent,
+            ..Geometry::new(size, 512)
+        }
+    }
+
+    #[test]
+    fn a_region_is_the_smallest_power_of_two_of_which_there_are_not_too_many() {
+        let mut sizes = vec![512, u64::MAX / 512 * 512];
+        for shift in 9..63 {
+            sizes.extend([(1 << shift) - 512, 1 << shift, (1 << shift) + 512]);
+            let full = Geometry::MOST_REGIONS.saturating_mul(1 << shift) / 512 * 512;
+            sizes.extend([full, full.saturating_add(512) / 512 * 512]);
+        }
+        for size in sizes.into_iter().filter(|&size| size > 0) {
+            for extent in [16 << 10, 1 << 20, 16 << 20] {
+                let geometry = with_extent(size, extent);
+                let region = geometry.region();
+                assert!(region.is_power_of_two() && region >= 4 << 20 && region >= u64::from(extent));
+                assert!(
+                    (1..=32_000).contains(&geometry.regions()),
+                    "{size}: {}",
+                    geometry.regions()
+                );
+                let is_least = region == 4 << 20 || region == u64::from(extent);
+                assert!(
+                    is_least || size.div_ceil(region / 2) > 32_000,
+                    "{size} bytes do with half of {region}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_tebibyte_has_regions_of_64_mib_and_a_small_disk_of_4() {
+        assert_eq!(Geometry::new(1 << 40, 512).region(), 64 << 20);
+        assert_eq!(Geometry::new(1 << 30, 512).region(), 4 << 20);
+        assert_eq!(Geometry::new(32_000 * (4 << 20), 512).region(), 4 << 20);
+        assert_eq!(Geometry::new(32_000 * (4 << 20) + 512, 512).region(), 8 << 20);
+    }
+
+    #[test]
+    fn a_range_touches_the_regions_that_have_a_byte_of_it() {
+        let geometry = Geometry::new(64 << 20, 512);
+        let region = 4 << 20;
+        for (range, regions) in [
+            (Range::new(0, 512), (0, 1)),
+            (Range::new(region - 512, 512), (0, 1)),
+            (Range::new(region - 512, 1024), (0, 2)),
+            (Range::new(region, 2 * region), (1, 3)),
+            (geometry.whole(), (0, 16)),
+        ] {
+            assert_eq!(geometry.regions_of(range), regions, "{range:?}");
+        }
     }
 }

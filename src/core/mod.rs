@@ -3,6 +3,7 @@
 //! Nothing here performs I/O, reads a clock, or owns memory that a disk sees. [`mirror::Mirror`] takes what happened
 //! (`handle_*`) with the time it happened, and yields what is to be done (`poll_effect`).
 
+pub mod bits;
 pub mod breaks;
 pub mod config;
 pub mod counters;
@@ -17,10 +18,12 @@ pub mod order;
 pub mod pool;
 pub mod record;
 pub mod request;
+pub mod signature;
 pub mod status;
 pub mod time;
 pub mod unflushed;
 
+pub use bits::Bits;
 pub use config::{Config, CopyMode, LegTraits, Refusal};
 pub use effect::{Action, BlockMask, Effect, Event, LegOp, OpId, WalkId};
 pub use geometry::{Geometry, Range};
@@ -29,5 +32,6 @@ pub use leg::{Health, LegId};
 pub use mirror::Mirror;
 pub use record::{LegRecord, Protocol, Record};
 pub use request::{Errno, Operation, Request, Tag};
+pub use signature::Source;
 pub use status::{IoCounts, LegStatus, Status, WalkKind, WalkStatus};
 pub use time::Time;
