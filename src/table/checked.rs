@@ -13,7 +13,10 @@
 //! | 16 | … | content |
 //! | size − 32 | 32 | BLAKE3 derive-key hash of everything before |
 //!
-//! The only way to a [`Verified`] is [`Unverified::verify`]. What the content means, and whether its values make sense,
+//! A table that is one of many of its kind, and too full to name its device, is sealed for an owner: that is hashed behind
+//! the content, without being stored.
+//!
+//! The only way to a [`Verified`] is [`Unverified::verify`], or [`Unverified::verify_of`]. What the content means, and whether its values make sense,
 //! is for the table's own module to say.
 
 /// Bytes before the content.
@@ -78,6 +81,14 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// Says what is wrong. `Newer` is only said of intact bytes.
     pub fn verify(self, kind: &Kind) -> Result<Verified<'a>, Flaw> {
+        self.verify_of(kind, &[])
+    }
+
+    /// As [`Unverified::verify`], for what was sealed for an owner. That of another owner is damaged.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify_of(self, kind: &Kind, owner: &[u8]) -> Result<Verified<'a>, Flaw> {
         let bytes = self.0.get(..kind.bytes).ok_or(Flaw::Truncated)?;
         if bytes.iter().all(|&byte| byte == 0) {
             return Err(Flaw::Empty);
@@ -87,7 +98,7 @@ impl<'a> Unverified<'a> {
         }
         // The checksum comes before the version: a flipped bit in the version must not be taken for a later format.
         let (content, sum) = bytes.split_at(kind.bytes - CHECKSUM);
-        if blake3::derive_key(kind.context, content) != sum {
+        if checksum(kind, content, owner) != sum {
             return Err(Flaw::Damaged);
         }
         let table = Verified(bytes);
@@ -190,14 +201,26 @@ impl Draft {
     }
 
     /// Add header and checksum.
-    pub fn seal(mut self) -> Vec<u8> {
+    pub fn seal(self) -> Vec<u8> {
+        self.seal_of(&[])
+    }
+
+    /// Add header and checksum, for an owner.
+    pub fn seal_of(mut self, owner: &[u8]) -> Vec<u8> {
         self.bytes[..8].copy_from_slice(&self.kind.magic);
         self.bytes[8..12].copy_from_slice(&self.kind.version.to_le_bytes());
         self.bytes[12..16].copy_from_slice(&u32::try_from(self.kind.bytes).expect("tables are small").to_le_bytes());
         let (content, sum) = self.bytes.split_at_mut(self.kind.bytes - CHECKSUM);
-        sum.copy_from_slice(&blake3::derive_key(self.kind.context, content));
+        sum.copy_from_slice(&checksum(&self.kind, content, owner));
         self.bytes
     }
+}
+
+/// The content has one length for each kind, so where the owner begins is no question.
+fn checksum(kind: &Kind, content: &[u8], owner: &[u8]) -> [u8; CHECKSUM] {
+    let mut hasher = blake3::Hasher::new_derive_key(kind.context);
+    hasher.update(content).update(owner);
+    *hasher.finalize().as_bytes()
 }
 
 #[cfg(test)]
@@ -250,6 +273,21 @@ mod tests {
         assert_eq!(flaw(&bytes, &other_context), Some(Flaw::Damaged));
         let other_size = Kind { bytes: 56, ..KIND };
         assert_eq!(flaw(&bytes, &other_size), Some(Flaw::Damaged));
+    }
+
+    #[test]
+    fn a_table_of_another_owner_is_damaged() {
+        let mut draft = Draft::new(&KIND);
+        draft.put(16, &[7; 16]);
+        let bytes = draft.seal_of(b"one");
+        let of = |owner: &[u8]| Unverified::new(&bytes).verify_of(&KIND, owner).err();
+        assert_eq!(of(b"one"), None);
+        assert_eq!(of(b"two"), Some(Flaw::Damaged));
+        assert_eq!(of(b""), Some(Flaw::Damaged));
+        assert_eq!(
+            Unverified::new(&sealed(&KIND)).verify_of(&KIND, b"one").err(),
+            Some(Flaw::Damaged)
+        );
     }
 
     #[test]

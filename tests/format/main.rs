@@ -1,12 +1,16 @@
 //! The formats on disk, pinned: a device made by any release must be served by every later one. To change what is
 //! checked in here is to approve a new format version, and to keep reading the old one.
 
+mod dirty;
+mod regions;
+mod signatures;
+
 use std::fmt::Write;
 use twinblk::core::{Geometry, Health, LegId, LegRecord, Protocol, Record};
-use twinblk::table::checked::{Flaw, Unverified};
+use twinblk::table::checked::{Flaw, Kind, Unverified};
 use twinblk::table::name::Text;
 use twinblk::table::superblock::{BYTES, KIND};
-use twinblk::table::{LegIdentity, LegKind, Name, Settings, Superblock, Unpickable, pick};
+use twinblk::table::{LegIdentity, LegKind, Name, Owner, Settings, Superblock, Unpickable, pick};
 
 /// Lines of an offset and 16 bytes; lines of zeroes are left out.
 const SUPERBLOCK_V1: &str = include_str!("superblock-v1.hex");
@@ -87,6 +91,40 @@ fn example() -> Superblock {
             }),
         ],
     }
+}
+
+/// The device of the tables beside the superblock: 5 TiB and a bit, so that every unit ends in a partial one.
+const OWNER: Owner = Owner {
+    uuid: *b"0123456789abcdef",
+    geometry: Geometry {
+        size: (5 << 40) + 4096,
+        block: 4096,
+        grain: 64 << 10,
+        extent: 1 << 20,
+    },
+};
+
+/// A device that differs from [`OWNER`].
+fn other_owner(change: fn(&mut Owner)) -> Owner {
+    let mut owner = OWNER;
+    change(&mut owner);
+    owner
+}
+
+/// Change a sealed table and seal it again for `owner`, as a faulty program would.
+fn resealed_for(kind: &Kind, sealed: &[u8], owner: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let mut bytes = sealed.to_vec();
+    change(&mut bytes);
+    let (content, sum) = bytes.split_at_mut(kind.bytes - 32);
+    let mut hasher = blake3::Hasher::new_derive_key(kind.context);
+    hasher.update(content).update(owner);
+    sum.copy_from_slice(hasher.finalize().as_bytes());
+    bytes
+}
+
+/// The same for a table that has no owner behind its content.
+fn resealed_table(kind: &Kind, sealed: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    resealed_for(kind, sealed, &[], change)
 }
 
 fn text<const N: usize>(text: &str) -> Text<N> {
@@ -230,11 +268,7 @@ fn decode(bytes: &[u8]) -> Result<Superblock, Flaw> {
 
 /// Change a sealed table and seal it again, as a faulty program would.
 fn resealed(superblock: &Superblock, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
-    let mut bytes = superblock.encode();
-    change(&mut bytes);
-    let sum = blake3::derive_key(KIND.context, &bytes[..BYTES - 32]);
-    bytes[BYTES - 32..].copy_from_slice(&sum);
-    bytes
+    resealed_table(&KIND, &superblock.encode(), change)
 }
 
 #[test]
