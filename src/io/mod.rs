@@ -2,12 +2,13 @@
 //!
 //! [`arena`] is the one piece of memory that legs read from and write to; [`uring`] carries operations out on disks
 //! and files, [`memory`] on a model of a disk, and [`faulty`] makes any of them misbehave as a seed says. [`disk`] opens,
-//! claims and refuses disks. All that is `unsafe` in the library lies here.
+//! claims and refuses disks. [`mapping`] has a file in memory that may be truncated under it. All that is `unsafe` in the library lies here.
 
 pub mod arena;
 pub mod disk;
 pub mod engine;
 pub mod faulty;
+pub mod mapping;
 pub mod memory;
 pub mod passing;
 pub mod process;
@@ -16,3 +17,4 @@ pub mod uring;
 
 pub use arena::Arena;
 pub use engine::Engine;
+pub use mapping::Mapping;
