@@ -25,50 +25,16 @@
 //! architecture, and no write of one rewrites the other. The file is written once in full when it is made: no write
 //! of a record allocates anything.
 
+use super::medium::Medium;
 use crate::table::checked::Unverified;
-use crate::table::superblock::BYTES;
+use crate::table::superblock;
 use crate::table::{Picked, Superblock, Unpickable, pick};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+
+const _: () = assert!(superblock::BYTES == super::medium::BLOCK, "a slot is one block");
 
 /// Bytes of the file that belong to one slot.
 const STRIDE: u64 = 64 << 10;
-
-/// What holds the slots.
-pub(super) trait Medium {
-    /// Read the slot's bytes at `offset`; fewer when the medium is shorter.
-    fn read(&self, offset: u64) -> io::Result<Vec<u8>>;
-    /// Write all of `bytes` at `offset`.
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Make durable what was written.
-    fn sync(&mut self) -> io::Result<()>;
-}
-
-impl Medium for File {
-    fn read(&self, offset: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; BYTES];
-        let mut done = 0;
-        while done < BYTES {
-            match self.read_at(&mut bytes[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(got) => done += got,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        bytes.truncate(done);
-        Ok(bytes)
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
-    }
-}
 
 /// The state cannot be opened.
 #[derive(Debug)]
@@ -144,7 +110,7 @@ const fn offset(slot: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::superblock::example;
+    use crate::table::superblock::{BYTES, example};
 
     /// What is to happen to the next write or flush.
     #[derive(Clone, Copy, Debug)]

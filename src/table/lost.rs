@@ -39,6 +39,9 @@ pub enum Lost {
     /// It is of this device, when that had another size, or of another leg.
     #[error("it was made for another {0}")]
     Other(&'static str),
+    /// What it says cannot be made durable again, so a power cut may take it away.
+    #[error("it cannot be written: {0}")]
+    Unwritable(Errno),
     /// Marks could not be written, so it was given up on purpose.
     #[error("it was given up, because marks could not be written")]
     Poisoned,
