@@ -336,7 +336,6 @@ fn what_comes_with_a_later_version_says_so() {
         "detach vm1 b --retire",
         "unretire vm1 b",
         "start vm1 --accept-stale",
-        "start vm1 --force",
     ] {
         host.tool(line).code(1).says("not available in this version");
     }
