@@ -1,7 +1,11 @@
 //! What the tool prints: one JSON object, or text for people; errors as text on standard error, always.
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 use twinblk::control::Error;
 
 /// Write to standard output. A reader that has gone away (`| head`) is no failure.
@@ -15,6 +19,27 @@ pub fn text(text: &str) -> Result<(), Error> {
             Err(Error::failed(format!("standard output cannot be written: {error}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Wait so long, or until whoever reads standard output has gone away, and say whether he has. A file has no such reader.
+pub fn reader_leaves_within(time: Duration) -> bool {
+    let until = Instant::now() + time;
+    let out = io::stdout();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        // What is not asked for is reported all the same: that the other end is closed.
+        let mut ends = [PollFd::new(out.as_fd(), PollFlags::empty())];
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut ends, left) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(Errno::EINTR) => {}
+            Err(_) => {
+                std::thread::sleep(time);
+                return false;
+            }
+        }
     }
 }
 

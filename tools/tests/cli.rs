@@ -3,14 +3,15 @@
 
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 use twinblk::control::message::{Attached, Detached, Done, InSync, MAX_DIFFERENCES, Resync};
 use twinblk::control::status::{Counters, Daemon, DriverState, Io, State};
 use twinblk::control::{
@@ -186,6 +187,14 @@ impl Host {
     }
 
     fn tool(&self, line: &str) -> Ended {
+        let output = self.start(line).wait_with_output().unwrap();
+        Ended {
+            line: line.into(),
+            output,
+        }
+    }
+
+    fn start(&self, line: &str) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twinblk"));
         command
             .args(line.split_whitespace())
@@ -194,15 +203,8 @@ impl Host {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let child = {
-            let _alone = fork_or_lock();
-            command.spawn().unwrap()
-        };
-        let output = child.wait_with_output().unwrap();
-        Ended {
-            line: line.into(),
-            output,
-        }
+        let _alone = fork_or_lock();
+        command.spawn().unwrap()
     }
 }
 
@@ -349,6 +351,31 @@ fn a_usage_error_is_2_also_in_json() {
     host.tool("set vm1 protocol raid").code(2);
     host.tool("nonsense").code(2);
     assert!(host.tool("--help").code(0).stdout().contains("Exit codes"));
+}
+
+#[test]
+fn a_watch_shows_the_status_again_and_ends_when_nobody_reads_it_any_more() {
+    let host = Host::new();
+    let serving = host.serving(&host.mirrored(), nothing);
+    let mut child = host.start("status vm1 --watch --json");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let one: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(one, serde_json::to_value(&serving.fake.status).unwrap());
+    }
+    drop(lines);
+    let until = Instant::now() + Duration::from_secs(60);
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None if Instant::now() > until => {
+                child.kill().unwrap();
+                panic!("it goes on: {:?}", child.wait());
+            }
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[test]

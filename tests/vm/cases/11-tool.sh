@@ -88,13 +88,14 @@ wait_ends_in_time() {
     remove
 }
 
-property watch_shows_frames 40 'status --watch shows the status again and again, in JSON one object a line'
+property watch_shows_frames 40 'status --watch shows the status again and again, in JSON one object a line, and ends with its reader'
 watch_shows_frames() {
     create "$A"
-    timeout 20 twinblk status "$NAME" --watch --json < /dev/null 2> /dev/null | head -n 2 > frames || true
+    # It ends when nobody reads it any more.
+    timeout 20 twinblk status "$NAME" --watch --json < /dev/null | head -n 2 > frames
     equals "$(wc -l < frames)" 2 frames
     jq -es 'length == 2 and all(.name == "vm1" and .state == "single")' frames > /dev/null || fail "$(< frames)"
-    timeout 20 twinblk status "$NAME" --watch 2> /dev/null | head -n 3 > frames || true
+    timeout 20 twinblk status "$NAME" --watch | head -n 3 > frames
     grep -q vm1 frames
     remove
 }

@@ -7,7 +7,6 @@ use crate::exit::Exit;
 use crate::{output, progress, size};
 use serde::Serialize;
 use std::io::{self, IsTerminal};
-use std::thread;
 use std::time::Duration;
 use twinblk::control::status::{LegStatus, Status};
 use twinblk::control::{Error, ErrorKind};
@@ -20,7 +19,7 @@ struct All {
     devices: Vec<Status>,
 }
 
-/// Show the status of one device, or of all; with `--watch` until interrupted.
+/// Show the status of one device, or of all; with `--watch` until interrupted, or until nobody reads it any more.
 ///
 /// # Errors
 /// There is no such device, or its daemon does not answer.
@@ -43,7 +42,9 @@ pub fn run(context: &Context, args: &args::Status) -> Result<Exit, Error> {
             }
             shown => shown?,
         }
-        thread::sleep(EVERY);
+        if output::reader_leaves_within(EVERY) {
+            return Ok(Exit::Done);
+        }
     }
 }
 
