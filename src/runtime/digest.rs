@@ -14,6 +14,50 @@ use std::sync::Mutex;
 /// Bytes hashed at a time: enough that BLAKE3 fills its lanes, few enough to stay in a processor's own cache.
 const PIECE: usize = 64 << 10;
 
+/// Merges the chaining values of a device's extents, in order, into the hash of the device.
+///
+/// BLAKE3 gives a left subtree the largest power of two of chunks that leaves at least one byte for the right one. An
+/// extent is a power of two of chunks, and the last extent has at least one byte, so subtrees are split between extents.
+/// The last value is held back, because the last merge, and it alone, makes a root.
+#[derive(Debug, Default)]
+pub struct Merger {
+    /// One subtree for each bit that is set in `merged`, the largest first.
+    subtrees: Vec<ChainingValue>,
+    /// How many values are in them.
+    merged: u64,
+    last: Option<ChainingValue>,
+}
+
+impl Merger {
+    /// Add the value of the next extent; of a device of one extent, its hash.
+    pub fn push(&mut self, value: ChainingValue) {
+        let Some(mut subtree) = self.last.replace(value) else {
+            return;
+        };
+        self.merged += 1;
+        for _ in 0..self.merged.trailing_zeros() {
+            let left = self.subtrees.pop().expect("there is one for each bit");
+            subtree = merge_subtrees_non_root(&left, &subtree, Mode::Hash);
+        }
+        self.subtrees.push(subtree);
+    }
+
+    /// The hash of what was added.
+    pub fn finish(self) -> blake3::Hash {
+        let Some(mut right) = self.last else {
+            return blake3::hash(&[]);
+        };
+        let mut lefts = self.subtrees.into_iter();
+        let Some(leftmost) = lefts.next() else {
+            return blake3::Hash::from_bytes(right);
+        };
+        for left in lefts.rev() {
+            right = merge_subtrees_non_root(&left, &right, Mode::Hash);
+        }
+        merge_subtrees_root(&leftmost, &right, Mode::Hash)
+    }
+}
+
 /// The hashes of a device's extents, filled by workers in any order.
 #[derive(Debug)]
 pub struct DigestTable {
@@ -39,40 +83,17 @@ impl DigestTable {
     /// If `range` is not one whole extent.
     pub fn hash(&self, arena: &Arena, range: Range, buf: Buf, scratch: &mut Vec<u8>) {
         let extent = range.start / u64::from(self.geometry.extent);
-        assert_eq!(
-            range,
-            self.geometry.extent_range(extent),
-            "hashes are kept of whole extents"
-        );
-        scratch.resize(PIECE, 0);
-        let mut hasher = blake3::Hasher::new();
-        hasher.set_input_offset(range.start);
-        let mut done = 0;
-        while done < range.len {
-            let piece = &mut scratch[..(range.len - done).min(PIECE as u64) as usize];
-            arena.read(buf.skip(done), piece);
-            hasher.update(piece);
-            done += piece.len() as u64;
-        }
-        let value = match self.geometry.extents() {
-            1 => *hasher.finalize().as_bytes(),
-            _ => hasher.finalize_non_root(),
-        };
+        let value = hash_extent(&self.geometry, arena, range, buf, scratch);
         self.lock()[extent as usize] = Some(value);
     }
 
     /// The hash of the whole device; `None` while an extent has no hash.
     pub fn root(&self) -> Option<blake3::Hash> {
-        let values: Option<Vec<ChainingValue>> = self.lock().iter().copied().collect();
-        let values = values?;
-        Some(match values.as_slice() {
-            [] => blake3::hash(&[]),
-            [root] => blake3::Hash::from_bytes(*root),
-            values => {
-                let (left, right) = values.split_at(left_extents(values.len()));
-                merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash)
-            }
-        })
+        let mut merger = Merger::default();
+        for value in self.lock().iter() {
+            merger.push((*value)?);
+        }
+        Some(merger.finish())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Option<ChainingValue>>> {
@@ -80,21 +101,27 @@ impl DigestTable {
     }
 }
 
-/// How many of `extents` (at least 2) belong to the left subtree: the largest power of two below.
+/// The value that tables keep of an extent, whose bytes lie in the arena at `buf`: its chaining value or, on a device of one
+/// extent, its hash. `scratch` is a place to copy them to in pieces, and grows once.
 ///
-/// BLAKE3 gives the left subtree the largest power of two of chunks that leaves at least one byte for the right. An
-/// extent is a power of two of chunks, and the last extent has at least one byte, so the split falls between extents.
-const fn left_extents(extents: usize) -> usize {
-    extents.next_power_of_two() / 2
-}
-
-fn subtree(values: &[ChainingValue]) -> ChainingValue {
-    match values {
-        [value] => *value,
-        values => {
-            let (left, right) = values.split_at(left_extents(values.len()));
-            merge_subtrees_non_root(&subtree(left), &subtree(right), Mode::Hash)
-        }
+/// # Panics
+/// If `range` is not one whole extent.
+pub fn hash_extent(geometry: &Geometry, arena: &Arena, range: Range, buf: Buf, scratch: &mut Vec<u8>) -> ChainingValue {
+    let extent = range.start / u64::from(geometry.extent);
+    assert_eq!(range, geometry.extent_range(extent), "hashes are kept of whole extents");
+    scratch.resize(PIECE, 0);
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(range.start);
+    let mut done = 0;
+    while done < range.len {
+        let piece = &mut scratch[..(range.len - done).min(PIECE as u64) as usize];
+        arena.read(buf.skip(done), piece);
+        hasher.update(piece);
+        done += piece.len() as u64;
+    }
+    match geometry.extents() {
+        1 => *hasher.finalize().as_bytes(),
+        _ => hasher.finalize_non_root(),
     }
 }
 

@@ -59,6 +59,11 @@ impl<M: Medium> DirtyFile<M> {
         }
     }
 
+    /// What it is kept on.
+    pub(super) fn medium(&self) -> &M {
+        &self.medium
+    }
+
     /// What the map says, which is durable when this returns.
     pub(super) fn load(&mut self) -> Result<DirtyLoaded, Lost> {
         let header = self.medium.read(0).map_err(|error| Lost::Unreadable(errno(&error)))?;

@@ -61,6 +61,11 @@ impl<M: Medium> RegionFile<M> {
         }
     }
 
+    /// What it is kept on.
+    pub(super) fn medium(&self) -> &M {
+        &self.medium
+    }
+
     /// The set in force, which is durable when this returns.
     pub(super) fn load(&mut self) -> Result<Bits, Lost> {
         self.durable = None;

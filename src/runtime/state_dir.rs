@@ -1,4 +1,5 @@
-//! The state directory of a device: `ROOT/NAME/`, of mode 0700, with the file `superblock` in it.
+//! The state directory of a device: `ROOT/NAME/`, of mode 0700, with the file `superblock` in it, and those of
+//! [`super::tracking`].
 //!
 //! The directory is made whole or not at all and removed by one rename, so a name is either taken by a device or free. Names
 //! that begin with a dot are work in progress: what a crash leaves of them is cleared by the next `create`.
@@ -10,8 +11,10 @@
 //! Does not handle two hosts that share the directory over a network.
 
 use super::slots::{self, Slots};
+use super::tracking::{self, Loaded, Tracking};
+use crate::core::Errno;
 use crate::io::disk::claim;
-use crate::table::{Name, Picked, Superblock, Unpickable};
+use crate::table::{Name, Owner, Picked, Superblock, Unpickable};
 use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -19,7 +22,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// The file in the directory.
+/// The file that makes a directory that of a device.
 const SUPERBLOCK: &str = "superblock";
 /// Beginning of the names of directories that are being made.
 const NEW: &str = ".new-";
@@ -73,6 +76,19 @@ pub enum StateError {
         /// The file.
         path: PathBuf,
     },
+    /// There is no room for what has to be there before the device is served. Exit code 1.
+    #[error(
+        "there is no room for the state of the device: {path} needs {bytes} bytes: {source}; make room, or use another place \
+         (--state-dir)", path = path.display()
+    )]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// What it needs.
+        bytes: u64,
+        /// The system's error, with the errno.
+        source: io::Error,
+    },
     /// The system failed. Exit code 1.
     #[error("cannot {what} {path}: {source}", path = path.display())]
     Io {
@@ -83,6 +99,22 @@ pub enum StateError {
         /// Its error, with the errno.
         source: io::Error,
     },
+}
+
+impl StateError {
+    /// What the system said; EIO where it said nothing.
+    pub fn errno(&self) -> Errno {
+        match self {
+            StateError::Io { source, .. } | StateError::NoSpace { source, .. } => {
+                source.raw_os_error().map_or(Errno::IO, Errno)
+            }
+            StateError::Exists { .. }
+            | StateError::Missing { .. }
+            | StateError::Locked { .. }
+            | StateError::Unusable { .. }
+            | StateError::Misplaced { .. } => Errno::IO,
+        }
+    }
 }
 
 /// The open and locked state directory of one device.
@@ -265,6 +297,18 @@ impl StateDir {
         self.slots.write(superblock).map_err(error("write a record to", &path))
     }
 
+    /// What is tracked of the device that `superblock` says, and what was found of it. To be asked for once: whoever has it
+    /// writes it. It goes on by descriptors, and on threads of its own.
+    ///
+    /// # Errors
+    /// The files cannot be opened, or not be made where there are none. That they say nothing is no error.
+    pub fn tracking(&self, superblock: &Superblock) -> Result<(Tracking, Loaded), StateError> {
+        assert_eq!(superblock.name, self.name, "the state of another device");
+        // By descriptor: the path may mean nothing in the daemon's own root.
+        let dir = open_dir(&claim::magic_path(self.root.as_fd()).join(&self.name))?;
+        Tracking::open(dir, &self.path, Owner::from(superblock))
+    }
+
     /// Where the directory is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -290,7 +334,7 @@ impl StateDir {
     }
 }
 
-/// The directory with the one file in it, durable but for its own name.
+/// The directory with all its files in it, durable but for its own name.
 fn fill(dir: &Path, superblock: &Superblock) -> Result<Slots<File>, StateError> {
     DirBuilder::new().mode(0o700).create(dir).map_err(error("make", dir))?;
     let path = dir.join(SUPERBLOCK);
@@ -304,6 +348,7 @@ fn fill(dir: &Path, superblock: &Superblock) -> Result<Slots<File>, StateError> 
     let locked = claim::lock(file.as_fd()).map_err(|errno| error("lock", &path)(errno.into()))?;
     assert!(locked, "nobody else knows of a file that was made just now");
     let slots = Slots::create(file, superblock).map_err(error("write the first record to", &path))?;
+    tracking::create(dir, &Owner::from(superblock))?;
     open_dir(dir)?.sync_all().map_err(error("make durable", dir))?;
     Ok(slots)
 }
@@ -376,7 +421,7 @@ fn unusable(name: &Name, path: &Path, source: Unpickable) -> StateError {
     }
 }
 
-fn error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+pub(super) fn error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
     let path = path.to_path_buf();
     move |source| StateError::Io { what, path, source }
 }

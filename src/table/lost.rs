@@ -1,6 +1,7 @@
 //! Which device a table has to be of, and why one is not to be believed.
 
 use super::checked::Flaw;
+use super::superblock::Superblock;
 use crate::core::{Errno, Geometry};
 
 /// The device that a table belongs to.
@@ -10,6 +11,15 @@ pub struct Owner {
     pub uuid: [u8; 16],
     /// Its size and units.
     pub geometry: Geometry,
+}
+
+impl From<&Superblock> for Owner {
+    fn from(superblock: &Superblock) -> Owner {
+        Owner {
+            uuid: superblock.uuid,
+            geometry: superblock.geometry,
+        }
+    }
 }
 
 /// What a file should have said cannot be known. For marks and dirty bits that means that everything has to be compared;

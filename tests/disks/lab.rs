@@ -109,7 +109,7 @@ impl Drop for Loop {
     }
 }
 
-/// A mounted ext4.
+/// A mounted file system.
 pub struct Mounted(PathBuf);
 
 impl Mounted {
@@ -121,6 +121,15 @@ impl Mounted {
             "/usr/bin/mount",
             &["-t", "ext4", device, at.to_str().expect("its name is plain")],
         )?;
+        Some(Mounted(at))
+    }
+
+    /// One with so little space. `None`, and says why, where this process may not mount.
+    pub fn tmpfs(at: PathBuf, size: &str) -> Option<Mounted> {
+        fs::create_dir_all(&at).expect("a directory");
+        let options = format!("size={size}");
+        let at_text = at.to_str().expect("its name is plain");
+        tool("/usr/bin/mount", &["-t", "tmpfs", "-o", &options, "tmpfs", at_text])?;
         Some(Mounted(at))
     }
 

@@ -4,5 +4,7 @@
 mod claims;
 mod lab;
 mod refusals;
+mod signatures;
 mod state_dir;
+mod tracking;
 mod where_and_who;

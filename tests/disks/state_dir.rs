@@ -8,11 +8,11 @@ use twinblk::runtime::state_dir::{StateDir, StateError};
 use twinblk::table::name::Text;
 use twinblk::table::{LegIdentity, LegKind, Name, Settings, Superblock};
 
-fn name(text: &str) -> Name {
+pub fn name(text: &str) -> Name {
     Name::new(text).expect("it is a name")
 }
 
-fn superblock(device: &str, number: u64) -> Superblock {
+pub fn superblock(device: &str, number: u64) -> Superblock {
     Superblock {
         uuid: [1; 16],
         name: name(device),

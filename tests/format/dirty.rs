@@ -131,7 +131,10 @@ fn a_grain_behind_the_end_of_the_device_is_refused() {
     let last = blocks(&OWNER.geometry) - 1;
     let words = words_of(&OWNER.geometry, last);
     let grains = OWNER.geometry.grains() - last * GRAINS;
-    assert!(grains % 64 != 0, "the example must have a last word that is not full");
+    assert!(
+        !grains.is_multiple_of(64),
+        "the example must have a last word that is not full"
+    );
     let intact = encode_block(&OWNER, last, &vec![0; words]);
     let with = |grain: u64| {
         let bytes = resealed_for(&BLOCK_KIND, &intact, &OWNER.uuid, |bytes| {
