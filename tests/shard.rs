@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use twinblk::core::config::Config;
+use twinblk::core::config::{Config, LINGER};
 use twinblk::core::time::Span;
 use twinblk::core::{
-    Buf, CopyMode, Errno, Event, Geometry, Health, Layout, LegId, LegOp, LegTraits, Mirror, Operation, Protocol, Range,
-    Record, Refusal, Request, Tag, Time,
+    Bits, Buf, CopyMode, Errno, Event, Geometry, Health, Layout, LegId, LegOp, LegTraits, Mirror, Operation, Protocol,
+    Range, Record, Refusal, Request, Tag, Time,
 };
 use twinblk::io::memory::{MemoryEngine, Order};
 use twinblk::io::{Arena, Engine};
@@ -28,7 +28,7 @@ use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::residence::Residence;
 use twinblk::runtime::shard::{Client, Shard};
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::worker::{Keep, Subject, recorder};
+use twinblk::runtime::worker::{Keep, Ledger, Subject, recorder};
 
 const TRAITS: LegTraits = LegTraits { punches: true };
 
@@ -128,7 +128,18 @@ impl Keep for Records {
         self.0.lock().unwrap().push(*record);
         Ok(())
     }
+
+    fn mark(&mut self, _: &Bits) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn save(&mut self, _: &Bits) -> Result<(), Errno> {
+        Ok(())
+    }
 }
+
+/// Bytes of a region.
+const REGION: u64 = 4 << 20;
 
 /// A running shard with its guest.
 struct World {
@@ -167,6 +178,8 @@ impl World {
         };
         let config = Config {
             geometry,
+            region: REGION,
+            linger: LINGER,
             layout,
             pool_bytes: 2 << 20,
             stall_budget: Span::from_secs(3600),
@@ -174,7 +187,8 @@ impl World {
             catch_up: true,
             lag_bytes: 0,
         };
-        let surroundings = Surroundings::new(&layout, 2).unwrap();
+        let surroundings =
+            Surroundings::new(&layout, Ledger::new(size.div_ceil(REGION), geometry.grains()), 2).unwrap();
         let client = surroundings.client();
         let (arena, residence, bulletin) = (
             Arc::clone(&surroundings.arena),
@@ -182,7 +196,12 @@ impl World {
             Arc::clone(&surroundings.bulletin),
         );
         let records = Records::default();
-        let (recorder, _) = recorder(records.clone(), surroundings.outbox.clone()).unwrap();
+        let (recorder, _) = recorder(
+            records.clone(),
+            Arc::clone(&surroundings.ledger),
+            surroundings.outbox.clone(),
+        )
+        .unwrap();
         let (send, sent) = channel();
         let (answer, answers) = channel();
         let guest = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
@@ -201,7 +220,14 @@ impl World {
         };
         port.set_leg(LegId::A, Some(disk()));
         let record = Record::first(Protocol::Flush).opened([true, false]);
-        let mirror = Mirror::new(config, record, [Some(TRAITS), None], CopyMode::Compare, clock::now());
+        let mirror = Mirror::new(
+            config,
+            record,
+            [Some(TRAITS), None],
+            None,
+            CopyMode::Compare,
+            clock::now(),
+        );
         let shard = std::thread::spawn(move || Shard::new(mirror, port, surroundings, recorder, 64).run());
         World {
             client,

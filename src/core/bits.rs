@@ -65,6 +65,29 @@ impl Bits {
         self.words[word] &= !bit;
     }
 
+    /// Take all numbers out of the set.
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
+    /// Put every number of `other`, which has the same bound, into the set.
+    pub fn unite(&mut self, other: &Bits) {
+        assert_eq!(self.len, other.len, "sets of the same numbers");
+        self.words
+            .iter_mut()
+            .zip(&other.words)
+            .for_each(|(word, other)| *word |= other);
+    }
+
+    /// Take every number of `other`, which has the same bound, out of the set.
+    pub fn subtract(&mut self, other: &Bits) {
+        assert_eq!(self.len, other.len, "sets of the same numbers");
+        self.words
+            .iter_mut()
+            .zip(&other.words)
+            .for_each(|(word, other)| *word &= !other);
+    }
+
     /// Put the numbers from `first` to before `end` into the set.
     ///
     /// # Panics
@@ -77,6 +100,11 @@ impl Bits {
             self.words[(at / 64) as usize] |= (u64::MAX >> (64 - bits)) << (at % 64);
             at += bits;
         }
+    }
+
+    /// Become the set that `words` says, as many as there are.
+    pub fn assign(&mut self, words: &[u64]) {
+        self.words.copy_from_slice(words);
     }
 
     /// The numbers in the set, in order.

@@ -9,6 +9,10 @@ use super::time::Span;
 pub struct Config {
     /// Size and units.
     pub geometry: Geometry,
+    /// Bytes of a region, a power of two; of a real device [`Geometry::region`].
+    pub region: u64,
+    /// How long a region stays active after its last write.
+    pub linger: Span,
     /// Where buffers lie.
     pub layout: Layout,
     /// Bytes of payloads that may wait for the secondary.
@@ -23,6 +27,9 @@ pub struct Config {
     /// Most bytes a secondary may lag; 0: the pool decides.
     pub lag_bytes: u64,
 }
+
+/// How long a region stays active after its last write, unless a test needs less.
+pub const LINGER: Span = Span::from_secs(10);
 
 /// How long guest requests wait for a record that cannot be made durable (a leg's failure, or generations), from the moment
 /// the record is wanted; then they fail, and whatever comes to wait for it fails at once, until a record is durable. It

@@ -1,6 +1,7 @@
 //! Which grains the secondary may not hold. Doubt widens: a grain touched at all is dirty whole, and only a copy that
 //! began after the bit was taken away can make it clean.
 
+use super::bits::Bits;
 use super::geometry::{Geometry, Range};
 
 /// One bit per grain, and how many are set.
@@ -51,6 +52,22 @@ impl DirtyMap {
             *self.words.last_mut().expect("a device has a grain") = (1 << (grains % 64)) - 1;
         }
         self.count = grains;
+    }
+
+    /// Mark every grain in `grains`, which has the bound of this device.
+    pub fn mark_grains(&mut self, grains: &Bits) {
+        assert_eq!(grains.len(), self.geometry.grains(), "grains of this device");
+        self.words
+            .iter_mut()
+            .zip(grains.words())
+            .for_each(|(word, grains)| *word |= grains);
+        self.count = self.words.iter().map(|word| u64::from(word.count_ones())).sum();
+    }
+
+    /// Have `grains`, which has the bound of this device, be what is dirty.
+    pub fn copy_to(&self, grains: &mut Bits) {
+        assert_eq!(grains.len(), self.geometry.grains(), "grains of this device");
+        grains.assign(&self.words);
     }
 
     /// Take the mark from the grains that lie wholly in `range` (the device's end counts as a boundary). Only for a

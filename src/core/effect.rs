@@ -104,6 +104,12 @@ pub enum Effect {
     },
     /// Make this record durable; answer with `handle_record`. At most one is under way.
     Record(Record),
+    /// Make the marks of active regions durable, as [`super::Mirror::marks`] has them now; answer with `handle_marked`. At
+    /// most one is under way.
+    Mark,
+    /// Make the dirty map durable, as [`super::Mirror::unsynced`] has it now; answer with `handle_saved`. At most one is
+    /// under way.
+    Save,
     /// Compare `len` bytes at the two places; answer with `handle_compared`.
     Compare {
         /// Which walk slot.
@@ -161,6 +167,8 @@ pub enum Event {
         /// Which error.
         error: Errno,
     },
+    /// Whether the state directory says where the legs may differ after a crash: if not, everything is compared then.
+    Tracked(bool),
     /// The leg follows no more; [`Effect::Release`] comes with it.
     Detached(LegId),
     /// Roles are exchanged, durably.

@@ -52,6 +52,8 @@ pub struct Record {
     pub protocol: Protocol,
     /// No generation above this has been used.
     pub generation_ceiling: u64,
+    /// Whether the marks of active regions and the dirty map say where the legs may differ; else it may be anywhere.
+    pub tracked: bool,
     /// Whether the device was stopped cleanly: everything drained, flushed and nobody serving it.
     pub clean: bool,
 }
@@ -76,6 +78,7 @@ impl Record {
             ],
             protocol,
             generation_ceiling: 0,
+            tracked: false,
             clean: true,
         }
     }

@@ -38,6 +38,8 @@ pub enum WalkKind {
     Full,
     /// Copies what is dirty.
     Dirty,
+    /// Compares what a crash left in doubt.
+    Reconcile,
     /// Compares and reports.
     Verify,
     /// Hashes.
@@ -94,6 +96,8 @@ pub struct Status {
     pub rate: u64,
     /// Whether a secondary that is not in sync will become so without anybody's help.
     pub comes_by_itself: bool,
+    /// Whether the state directory says where the legs may differ after a crash.
+    pub tracked: bool,
     /// Whether records cannot be written at the moment.
     pub record_failing: bool,
     /// Guest requests by kind, with their bytes.

@@ -30,6 +30,14 @@ impl Unflushed {
         }
     }
 
+    /// A leg that is not there: nothing was written to it.
+    pub fn nothing() -> Unflushed {
+        Unflushed {
+            lost_before: 0,
+            ..Unflushed::new()
+        }
+    }
+
     /// The leg was claimed anew.
     pub fn forget(&mut self) {
         self.first += self.runs.len() as u64 + 1;
@@ -67,6 +75,21 @@ impl Unflushed {
         if mark >= self.lost_before {
             self.lost_before = 0;
         }
+    }
+
+    /// Call `what` with each range in doubt. Returns false, having called nothing, if that is all of the device.
+    pub fn each(&self, geometry: &Geometry, mut what: impl FnMut(Range)) -> bool {
+        if self.lost_before > 0 {
+            return false;
+        }
+        let grain = geometry.grain as u64;
+        for &(first, end) in &self.runs {
+            what(Range::new(
+                first * grain,
+                (end * grain).min(geometry.size) - first * grain,
+            ));
+        }
+        true
     }
 
     /// Everything in doubt, as ranges; `None`: all of the device. The list is empty afterwards.

@@ -22,6 +22,10 @@ pub enum Message<C> {
         /// Whether it is durable.
         result: Result<(), Errno>,
     },
+    /// A write of the marks has ended.
+    Marked(Result<(), Errno>),
+    /// A save of the dirty map has ended.
+    Saved(Result<(), Errno>),
     /// Two buffers were compared.
     Compared {
         /// For which walk slot.

@@ -18,7 +18,7 @@ use super::inbox::{Ended, Inbox, Message, Outbox};
 use super::port::{Arrival, Port};
 use super::residence::{Residence, Span};
 use super::surroundings::Surroundings;
-use super::worker::{Amendments, Job, RecordJob, Subject};
+use super::worker::{Amendments, Chore, Job, Ledger, Subject};
 use crate::core::{Effect, Event, LegId, Mirror, Refusal, Time};
 use crate::io::Arena;
 use std::io;
@@ -26,6 +26,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
+
+const WHOLE: &str = "nobody panics while holding a table";
 
 /// What an administrator's thread has the shard do.
 pub type Command<S> = Box<dyn FnOnce(&mut Desk<'_, S>) + Send>;
@@ -143,7 +145,8 @@ pub struct Shard<P, S> {
     bulletin: Arc<Bulletin>,
     inbox: Inbox<Command<S>>,
     workers: SyncSender<Job>,
-    recorder: SyncSender<RecordJob<S>>,
+    recorder: SyncSender<Chore<S>>,
+    ledger: Arc<Ledger>,
     arrivals: Vec<Arrival>,
     digest: Option<Arc<DigestTable>>,
     /// What goes with the next record.
@@ -158,7 +161,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
         mirror: Mirror,
         port: P,
         surroundings: Surroundings<S>,
-        recorder: SyncSender<RecordJob<S>>,
+        recorder: SyncSender<Chore<S>>,
         arrivals: usize,
     ) -> Shard<P, S> {
         let Surroundings {
@@ -166,6 +169,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
             residence,
             bulletin,
             outbox: _,
+            ledger,
             inbox,
             workers,
         } = surroundings;
@@ -178,6 +182,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
             inbox,
             workers,
             recorder,
+            ledger,
             arrivals: Vec::with_capacity(arrivals),
             digest: None,
             amendments: Amendments::default(),
@@ -227,6 +232,8 @@ impl<P: Port, S: 'static> Shard<P, S> {
                     mirror.handle_record(now, number, result);
                     self.bulletin.tell_recorded(number, result);
                 }
+                Message::Marked(result) => mirror.handle_marked(now, result),
+                Message::Saved(result) => mirror.handle_saved(now, result),
                 Message::Compared { walk, differing } => mirror.handle_compared(now, walk, differing),
                 Message::Hashed { walk } => mirror.handle_hashed(now, walk),
                 Message::Command(command) => command(&mut Desk {
@@ -259,7 +266,20 @@ impl<P: Port, S: 'static> Shard<P, S> {
     #[cold]
     fn carry_out_rare(&mut self, effect: Effect) {
         match effect {
-            Effect::Record(record) => self.hand_over_record(record),
+            Effect::Record(record) => {
+                let amendments = std::mem::take(&mut self.amendments);
+                self.hand_over_chore(Chore::Record { record, amendments });
+            }
+            Effect::Mark => {
+                let mut marks = self.ledger.marks.lock().expect(WHOLE);
+                marks.assign(self.mirror.marks().words());
+                drop(marks);
+                self.hand_over_chore(Chore::Mark);
+            }
+            Effect::Save => {
+                self.mirror.unsynced(&mut self.ledger.grains.lock().expect(WHOLE));
+                self.hand_over_chore(Chore::Save);
+            }
             Effect::Compare { walk, left, right, len } => self.hand_over(Job::Compare { walk, left, right, len }),
             Effect::Hash { walk, range, buf } => match &self.digest {
                 Some(table) => self.hand_over(Job::Hash {
@@ -304,12 +324,9 @@ impl<P: Port, S: 'static> Shard<P, S> {
         }
     }
 
-    fn hand_over_record(&mut self, record: crate::core::Record) {
+    fn hand_over_chore(&mut self, chore: Chore<S>) {
         self.recorder
-            .send(RecordJob {
-                record,
-                amendments: std::mem::take(&mut self.amendments),
-            })
+            .send(chore)
             .expect("the recorder ends after its queue is dropped");
     }
 

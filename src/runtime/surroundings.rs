@@ -6,7 +6,7 @@ use super::bulletin::Bulletin;
 use super::inbox::{Inbox, Outbox, inbox};
 use super::residence::Residence;
 use super::shard::{Client, Command};
-use super::worker::{Bench, Job, workers};
+use super::worker::{Bench, Job, Ledger, workers};
 use crate::core::Layout;
 use crate::io::Arena;
 use nix::sys::eventfd::EventFd;
@@ -27,16 +27,18 @@ pub struct Surroundings<S> {
     pub bulletin: Arc<Bulletin>,
     /// Where other threads' messages are sent.
     pub outbox: Outbox<Command<S>>,
+    /// The tables that are handed over to be written.
+    pub ledger: Arc<Ledger>,
     pub(super) inbox: Inbox<Command<S>>,
     pub(super) workers: SyncSender<Job>,
 }
 
 impl<S: 'static> Surroundings<S> {
-    /// Buffers that lie as `layout` says, and so many threads that compare and hash.
+    /// Buffers that lie as `layout` says, tables as large as `ledger`, and so many threads that compare and hash.
     ///
     /// # Errors
     /// No address space, descriptor or thread is to be had.
-    pub fn new(layout: &Layout, threads: usize) -> io::Result<Surroundings<S>> {
+    pub fn new(layout: &Layout, ledger: Ledger, threads: usize) -> io::Result<Surroundings<S>> {
         let arena = Arc::new(Arena::reserve(layout.arena_bytes())?);
         let residence = Arc::new(Residence::new(Arc::clone(&arena)));
         let bulletin = Arc::new(Bulletin::default());
@@ -52,6 +54,7 @@ impl<S: 'static> Surroundings<S> {
             residence,
             bulletin,
             outbox,
+            ledger: Arc::new(ledger),
             inbox,
             workers,
         })

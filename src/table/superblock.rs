@@ -23,6 +23,7 @@
 //! | 152 | 1 | record: primary, 0 `a`, 1 `b` |
 //! | 153 | 1 | record: protocol, 1 sync, 2 flush, 3 async |
 //! | 154 | 1 | record: stopped cleanly |
+//! | 155 | 1 | record: the other tables say where the legs may differ |
 //! | 160 | 16 | record: leg `a` (below) |
 //! | 176 | 16 | record: leg `b` |
 //! | 192 | 8 | settings: stall budget, ms |
@@ -89,6 +90,7 @@ const CEILING: usize = ERA + 8;
 const PRIMARY: usize = CEILING + 8;
 const PROTOCOL: usize = PRIMARY + 1;
 const CLEAN: usize = PROTOCOL + 1;
+const TRACKED: usize = CLEAN + 1;
 const LEG_RECORDS: usize = PRIMARY + 8;
 const LEG_RECORD: usize = 16;
 const STALL_BUDGET: usize = LEG_RECORDS + 2 * LEG_RECORD;
@@ -377,6 +379,7 @@ fn put_record(draft: &mut Draft, record: &Record) {
         }],
     );
     draft.put(CLEAN, &[record.clean.into()]);
+    draft.put(TRACKED, &[record.tracked.into()]);
     for leg in LegId::ALL {
         let at = LEG_RECORDS + leg.index() * LEG_RECORD;
         if let Some(leg) = &record.legs[leg.index()] {
@@ -394,7 +397,7 @@ fn put_record(draft: &mut Draft, record: &Record) {
 }
 
 fn take_record(table: Verified<'_>) -> Result<Record, Flaw> {
-    table.zero(CLEAN + 1, LEG_RECORDS - CLEAN - 1)?;
+    table.zero(TRACKED + 1, LEG_RECORDS - TRACKED - 1)?;
     Ok(Record {
         number: table.u64(NUMBER),
         era: table.u64(ERA),
@@ -414,6 +417,7 @@ fn take_record(table: Verified<'_>) -> Result<Record, Flaw> {
             _ => return Err(Flaw::Malformed("the protocol")),
         },
         generation_ceiling: table.u64(CEILING),
+        tracked: table.bool(TRACKED)?,
         clean: table.bool(CLEAN)?,
     })
 }
@@ -572,6 +576,7 @@ pub(crate) fn example() -> Superblock {
             ],
             protocol: Protocol::Async,
             generation_ceiling: 0x0102_0304_0506_0708,
+            tracked: false,
             clean: true,
         },
         settings: Settings {

@@ -22,6 +22,7 @@ pub fn superblock(device: &str, number: u64) -> Superblock {
         ublk_id: 0,
         record: Record {
             number,
+            tracked: false,
             clean: false,
             ..Record::first(Protocol::Flush)
         },

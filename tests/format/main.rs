@@ -47,6 +47,7 @@ fn example() -> Superblock {
             ],
             protocol: Protocol::Flush,
             generation_ceiling: 0x4142_4344_4546_4748,
+            tracked: false,
             clean: true,
         },
         settings: Settings {

@@ -264,7 +264,7 @@ impl World {
     pub fn notified(&mut self, event: Event) -> Check {
         self.trace(|| format!("event {event:?}"));
         match event {
-            Event::Health { .. } | Event::ResyncEnded { .. } => Ok(()),
+            Event::Health { .. } | Event::ResyncEnded { .. } | Event::Tracked(_) => Ok(()),
             Event::LegError { .. } => {
                 self.stats.leg_errors += 1;
                 self.admin.verify_undisturbed = false;

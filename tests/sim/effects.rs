@@ -13,7 +13,7 @@ use crate::oracle::sectors;
 use crate::rng::mix;
 use crate::token::{SECTOR, Token, WriteId};
 use crate::world::{Happening, World, op_id};
-use twinblk::core::{Action, Buf, Effect, Errno, LegOp, Operation, Tag};
+use twinblk::core::{Action, Bits, Buf, Effect, Errno, LegOp, Operation, Tag};
 
 /// An operation on a leg, in flight.
 #[derive(Clone, Debug)]
@@ -64,6 +64,23 @@ impl World {
                     let delay = self.around(self.plan.record_latency.0);
                     self.at(delay, Happening::Recorded);
                     self.stats.records += 1;
+                }
+                Effect::Mark => {
+                    let marks = self.mirror.marks().clone();
+                    self.trace(|| format!("marks {:?}", marks.iter().collect::<Vec<_>>()));
+                    self.tables.mark(marks, &mut self.rng)?;
+                    let delay = self.around(self.plan.record_latency.0);
+                    self.at(delay, Happening::Marked);
+                    self.stats.marks += 1;
+                }
+                Effect::Save => {
+                    let mut grains = Bits::none(self.plan.config.geometry.grains());
+                    self.mirror.unsynced(&mut grains);
+                    self.trace(|| format!("saves {:?}", grains.iter().collect::<Vec<_>>()));
+                    self.tables.save(grains, &mut self.rng)?;
+                    let delay = self.around(self.plan.record_latency.0);
+                    self.at(delay, Happening::Saved);
+                    self.stats.saves += 1;
                 }
                 Effect::Compare { walk, left, right, len } => self.walk_compare(walk, left, right, len)?,
                 Effect::Hash { walk, range, buf } => self.walk_hash(walk, range, buf)?,
@@ -118,7 +135,7 @@ impl World {
         Ok(())
     }
 
-    fn check_submission(&self, op: &LegOp) -> Check {
+    fn check_submission(&mut self, op: &LegOp) -> Check {
         if op.id.0 >= 1 << 48 || self.flights.contains_key(&op.id.0) {
             return Err("the id is in use or too large".into());
         }
@@ -128,6 +145,7 @@ impl World {
         if op.action == Action::Flush {
             return Ok(());
         }
+        self.check_marked(op)?;
         let geometry = &self.plan.config.geometry;
         let block = u64::from(geometry.block);
         if op.range.len == 0 || !op.range.start.is_multiple_of(block) || !op.range.len.is_multiple_of(block) {
@@ -153,6 +171,25 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What reaches the primary is a guest's: where a start would trust the marks, its regions are marked.
+    fn check_marked(&mut self, op: &LegOp) -> Check {
+        let trusted = self.store.possible().any(|record| record.tracked);
+        if !is_write(op.action) || op.leg != self.mirror.status().primary || !trusted {
+            return Ok(());
+        }
+        let region = self.plan.config.region;
+        let mut regions = op.range.start / region..op.range.end().div_ceil(region);
+        match regions.find(|&region| !self.tables.is_marked(region)) {
+            // Nothing can be written at all, and the guest goes on: a double fault, of which a start knows nothing.
+            Some(_) if self.store.undetermined().any(|record| !record.tracked) => {
+                self.tables.outrun = true;
+                Ok(())
+            }
+            Some(region) => Err(format!("region {region} is not marked")),
+            None => Ok(()),
+        }
     }
 
     /// Whether block `sector` of an operation moves early.

@@ -101,6 +101,7 @@ pub fn first_life(plan: Plan, trace: bool) -> World {
             plan.config,
             record,
             legs,
+            None,
             CopyMode::Compare,
             twinblk::core::Time(1_000_000),
         ),
@@ -330,7 +331,12 @@ impl World {
         flush_acknowledged(&self.oracle, &self.disks, self.store.possible(), &floor)
             .map_err(|what| format!("after a clean stop: {what}"))?;
         let record = *self.store.possible().next().expect("there is always a record");
-        at_rest(&self.oracle, &self.disks, &record)
+        at_rest(&self.oracle, &self.disks, &record)?;
+        // The next daemon opens them anew: what a failed flush lost shows then.
+        for disk in &mut self.disks {
+            disk.reopen();
+        }
+        Ok(())
     }
 
     /// The life ends here and now.
@@ -366,7 +372,14 @@ impl World {
         let secondary = found.primary.other().index();
         let mut there = [true; 2];
         there[secondary] = found.legs[secondary].is_some_and(|leg| leg.attached) && self.rng.percent(85);
-        let record = found.opened(there);
+        let tracked = self.tables.find(&found, &mut self.rng);
+        let record = Record {
+            tracked: tracked.is_some(),
+            ..found.opened(there)
+        };
+        if tracked.is_some() {
+            self.stats.starts_tracked += 1;
+        }
         check_opened(&found, &record)?;
         if there[secondary] && record.legs[secondary].is_some_and(|leg| leg.health == Health::InSync) {
             self.stats.starts_in_sync += 1;
@@ -378,7 +391,7 @@ impl World {
         let primary = &self.disks[record.primary.index()];
         self.oracle = Oracle::new(primary.live(), primary.durable(), self.oracle.newest());
         let legs = LegId::ALL.map(|leg| there[leg.index()].then(|| traits(&self.plan, leg)));
-        self.mirror = Mirror::new(self.plan.config, record, legs, CopyMode::Compare, self.now);
+        self.mirror = Mirror::new(self.plan.config, record, legs, tracked, CopyMode::Compare, self.now);
         if self.mirror.status().source_generation < self.generation {
             return Err(format!(
                 "a start goes on at generation {}, {} was used before",

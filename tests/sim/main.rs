@@ -44,6 +44,7 @@ mod rng;
 mod run;
 mod seeds;
 mod stats;
+mod tables;
 mod token;
 mod walk;
 mod what_if;

@@ -64,6 +64,8 @@ pub struct Plan {
     pub endless: bool,
     /// Whether the world begins with both legs in sync.
     pub begins_mirrored: bool,
+    /// Of a hundred writes of a table so many fail.
+    pub table_failures: u64,
     /// Whether records are written that say nothing new; see `renew`.
     pub renews: bool,
 }
@@ -108,6 +110,8 @@ impl Plan {
                     grain,
                     extent,
                 },
+                region: u64::from(grain) * [1, 2, 8, 1024][(seed % 4) as usize],
+                linger: Span((fast * [2, 20, 200][(seed % 3) as usize]).max(1_000_000)),
                 layout: Layout {
                     depth,
                     max_io,
@@ -145,6 +149,7 @@ impl Plan {
             thinks: rng.percent(50),
             endless: false,
             begins_mirrored: rng.percent(50),
+            table_failures: if seed % 8 == 3 { 20 } else { 0 },
             renews: false,
         }
     }

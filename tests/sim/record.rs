@@ -43,6 +43,14 @@ impl Store {
         std::iter::once(&self.durable).chain(&self.doubtful)
     }
 
+    /// Records whose write has ended and of which nobody knows whether they are durable.
+    pub fn undetermined(&self) -> impl Iterator<Item = &Record> {
+        let writing = self.writing.map(|(record, _)| record.number);
+        self.doubtful
+            .iter()
+            .filter(move |record| Some(record.number) != writing)
+    }
+
     /// The core wants `record` durable.
     pub fn begin(&mut self, record: Record) -> Result<(), String> {
         if self.writing.is_some() {

@@ -20,7 +20,7 @@ macro_rules! stats {
 }
 
 stats! {
-    lives, looks, reads, writes, flushes, guest_errors, leg_ops, kept, records, faults,
+    lives, looks, reads, writes, flushes, guest_errors, leg_ops, kept, records, faults, marks, saves, starts_tracked,
     attaches, detaches, switches, switches_given_up, protocols_set, in_sync, demotions, releases,
     rests_in_sync, verifies, differences, digests, digests_given_up, stops, cuts, kills, starts_in_sync, refusals, leg_errors,
 }

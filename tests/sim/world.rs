@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::record::Store;
 use crate::rng::Rng;
 use crate::stats::Stats;
+use crate::tables::Tables;
 use crate::token::Token;
 use crate::walk::Walks;
 use std::cmp::Reverse;
@@ -38,6 +39,8 @@ pub enum Happening {
         nonce: u64,
     },
     Recorded,
+    Marked,
+    Saved,
     /// Half of a compare's or hash's bytes are looked at.
     WalkEarly {
         walk: u16,
@@ -65,6 +68,7 @@ pub struct World {
     pub arena: Arena,
     pub disks: [Disk; 2],
     pub store: Store,
+    pub tables: Tables,
     pub guest: Guest,
     pub oracle: Oracle,
     pub counters: Counters,
@@ -156,6 +160,16 @@ impl World {
                 if durable {
                     self.renewed(number);
                 }
+                Ok(())
+            }
+            Happening::Marked => {
+                let result = if self.tables.marked() { Ok(()) } else { Err(Errno(28)) };
+                self.mirror.handle_marked(self.now, result);
+                Ok(())
+            }
+            Happening::Saved => {
+                let result = if self.tables.saved() { Ok(()) } else { Err(Errno(28)) };
+                self.mirror.handle_saved(self.now, result);
                 Ok(())
             }
             Happening::WalkEarly { walk } => self.walk_look(walk, true),
@@ -276,6 +290,7 @@ impl World {
         self.guest.outstanding().next().is_none()
             && self.flights.is_empty()
             && !self.store.is_writing()
+            && !self.tables.is_writing()
             && self.walks.is_idle()
     }
 
@@ -314,6 +329,11 @@ impl World {
         World {
             guest: Guest::new(&plan, &mut rng),
             oracle: Oracle::new(disks[primary].live(), disks[primary].durable(), base),
+            tables: Tables::new(
+                plan.config.geometry.size.div_ceil(plan.config.region),
+                plan.config.geometry.grains(),
+                plan.table_failures,
+            ),
             arena: Arena::new(&plan.config.layout),
             admin: AdminState::new(&plan),
             faults: FaultState::default(),

@@ -141,7 +141,10 @@ pub fn state_error(error: &StateError) -> Error {
         StateError::Exists { .. } => ErrorKind::Refused,
         StateError::Missing { .. } => ErrorKind::NoSuchDevice,
         StateError::Locked { .. } => ErrorKind::WrongState,
-        StateError::Unusable { .. } | StateError::Misplaced { .. } | StateError::Io { .. } => ErrorKind::Failed,
+        StateError::Unusable { .. }
+        | StateError::Misplaced { .. }
+        | StateError::NoSpace { .. }
+        | StateError::Io { .. } => ErrorKind::Failed,
     };
     let denied = matches!(error, StateError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
     let error = Error::new(kind, error.to_string());

@@ -103,6 +103,10 @@ impl Herald {
             } => {
                 log::info!("digest of leg {leg} ended at generation {generation}, complete: {complete}");
             }
+            Event::Tracked(true) => log::info!("where the disks may differ is tracked"),
+            Event::Tracked(false) => {
+                log::warn!("where the disks may differ is not tracked: after a crash everything is compared")
+            }
             Event::ProtocolSet { done } => log::info!("change of the protocol ended, done: {done}"),
             Event::Stopped { clean } => log::info!("drained and flushed, clean: {clean}"),
             Event::Difference(_) | Event::LegError { .. } => {}

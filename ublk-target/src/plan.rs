@@ -189,6 +189,8 @@ impl Plan {
 fn doubt(superblock: &mut Superblock) {
     let record = &mut superblock.record;
     record.clean = false;
+    // Of the other files it says nothing.
+    record.tracked = false;
     record.number += 2;
     record.generation_ceiling += Record::GENERATIONS;
     let path = |leg: LegId| match &superblock.legs[leg.index()] {

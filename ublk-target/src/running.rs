@@ -12,9 +12,9 @@ use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use twinblk::control::Error;
-use twinblk::core::config::Config;
+use twinblk::core::config::{Config, LINGER};
 use twinblk::core::time::Span as TimeSpan;
-use twinblk::core::{CopyMode, Layout, LegId, LegTraits, Mirror, Record};
+use twinblk::core::{CopyMode, Geometry, Layout, LegId, LegTraits, Mirror, Record, Tracked};
 use twinblk::io::disk::Disk;
 use twinblk::runtime::bulletin::Bulletin;
 use twinblk::runtime::clock;
@@ -22,7 +22,7 @@ use twinblk::runtime::port::Port;
 use twinblk::runtime::residence::{Residence, Span};
 use twinblk::runtime::shard::{Client, Shard};
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::worker::recorder;
+use twinblk::runtime::worker::{Ledger, recorder};
 use twinblk::table::Superblock;
 
 /// Copies that can be under way at once.
@@ -64,6 +64,11 @@ pub fn layout(superblock: &Superblock) -> Layout {
     }
 }
 
+/// The tables that are handed over to be written.
+pub fn ledger(geometry: &Geometry) -> Ledger {
+    Ledger::new(geometry.regions(), geometry.grains())
+}
+
 /// Why the threads could not be started, and what records were written to.
 pub struct Failed {
     /// Why.
@@ -72,7 +77,7 @@ pub struct Failed {
     pub keeper: Option<Box<Keeper>>,
 }
 
-/// Start the threads. `record` is durable; requests can come as soon as the device is started.
+/// Start the threads. `record` is durable, and `tracked` is what it says is known; requests can come as soon as the device is started.
 ///
 /// # Errors
 /// No memory, thread or ring. Nothing is left but what `keeper` has written.
@@ -82,6 +87,7 @@ pub fn begin(
     record: Record,
     disks: [Option<Disk>; 2],
     resync: CopyMode,
+    tracked: Option<Tracked>,
     keeper: Box<Keeper>,
 ) -> Result<Running, Failed> {
     let layout = layout(superblock);
@@ -90,7 +96,7 @@ pub fn begin(
         keeper: Some(keeper),
     };
     let failed = |error: io::Error| error.told("start the device's threads");
-    let surroundings = match Surroundings::new(&layout, WORKERS) {
+    let surroundings = match Surroundings::new(&layout, ledger(&superblock.geometry), WORKERS) {
         Ok(surroundings) => surroundings,
         Err(error) => {
             let error = error.told("reserve memory and start the threads of the device");
@@ -104,7 +110,8 @@ pub fn begin(
     if let Err(not_locked) = residence.prepare(Span { start: 0, len }) {
         log::warn!("{not_locked}");
     }
-    let (records, recorder) = recorder(*keeper, surroundings.outbox.clone()).map_err(|error| Failed {
+    let ledger = Arc::clone(&surroundings.ledger);
+    let (records, recorder) = recorder(*keeper, ledger, surroundings.outbox.clone()).map_err(|error| Failed {
         error: failed(error),
         keeper: None,
     })?;
@@ -135,7 +142,7 @@ pub fn begin(
                 for (leg, disk) in LegId::ALL.into_iter().zip(disks) {
                     port.set_leg(leg, disk.map(|disk| disk.descriptor));
                 }
-                let mut mirror = Mirror::new(config, record, traits, resync, clock::now());
+                let mut mirror = Mirror::new(config, record, traits, tracked, resync, clock::now());
                 // Before the first copy: a resync that begins with the device keeps to it from its first byte.
                 mirror.set_rate(clock::now(), rate);
                 let shard = Shard::new(mirror, port, surroundings, records, BATCH + 1);
@@ -183,6 +190,8 @@ fn config(superblock: &Superblock, layout: Layout) -> Config {
     let settings = &superblock.settings;
     Config {
         geometry: superblock.geometry,
+        region: superblock.geometry.region(),
+        linger: LINGER,
         layout,
         pool_bytes: settings.pool_bytes,
         stall_budget: TimeSpan::from_millis(settings.stall_budget_ms),

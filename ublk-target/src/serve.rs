@@ -239,8 +239,16 @@ fn begin(
             keeper: None,
         })?,
     };
-    let record: Record = superblock.record.opened(disks.each_ref().map(Option::is_some));
-    let mut keeper = Box::new(Keeper::new(state, superblock.clone(), Arc::clone(metadata_writes)));
+    let opened = Keeper::new(state, superblock.clone(), Arc::clone(metadata_writes));
+    let (keeper, tracked) = opened.map_err(|error| Failed {
+        error: error.told("read the device's state"),
+        keeper: None,
+    })?;
+    let mut keeper = Box::new(keeper);
+    let record = Record {
+        tracked: tracked.is_some(),
+        ..superblock.record.opened(disks.each_ref().map(Option::is_some))
+    };
     if let Err(error) = keeper.write(&record) {
         let error = error.told("record that the device is in use");
         return Err(Failed {
@@ -248,7 +256,10 @@ fn begin(
             keeper: Some(keeper),
         });
     }
-    running::begin(added, &superblock, record, disks, resync, keeper)
+    if tracked.is_none() {
+        keeper.forget_tracking();
+    }
+    running::begin(added, &superblock, record, disks, resync, tracked, keeper)
 }
 
 /// Listen for administrators.

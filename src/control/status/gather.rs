@@ -201,6 +201,7 @@ impl Walk {
             CoreWalkKind::None => return None,
             CoreWalkKind::Full => WalkKind::Full,
             CoreWalkKind::Dirty => WalkKind::Dirty,
+            CoreWalkKind::Reconcile => WalkKind::Reconcile,
             CoreWalkKind::Verify => WalkKind::Verify,
             CoreWalkKind::Digest => WalkKind::Digest,
         };

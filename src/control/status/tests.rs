@@ -29,6 +29,7 @@ fn core(secondary: Option<(Health, bool)>) -> CoreStatus {
             ],
             protocol: Protocol::Flush,
             generation_ceiling: 100,
+            tracked: false,
             clean: false,
         },
         legs: [
@@ -50,6 +51,7 @@ fn core(secondary: Option<(Health, bool)>) -> CoreStatus {
         comes_by_itself: true,
         paused: false,
         rate: 0,
+        tracked: false,
         record_failing: false,
         io: IoCounts::default(),
     }

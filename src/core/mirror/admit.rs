@@ -7,6 +7,7 @@
 use super::Mirror;
 use super::follow::Follow;
 use super::table::{Change, Entry, Owner, Side};
+use super::tracking::Entrance;
 use crate::core::breaks::{self, Break};
 use crate::core::effect::Effect;
 use crate::core::geometry::Range;
@@ -104,6 +105,9 @@ impl Mirror {
                     self.wait_alone(tag);
                 }
                 self.waiting.push_back(tag);
+                if !matches!(request.operation, Operation::Flush | Operation::Discard) && self.holds == 0 {
+                    self.want_ahead(request.range);
+                }
             }
         }
     }
@@ -174,6 +178,19 @@ impl Mirror {
             }
             return self.is_overdue();
         }
+        let marked = match self.may_enter(range) {
+            Entrance::Open { marked } => marked,
+            Entrance::Marking => return false,
+            // What fills them waits for the secondary: as when the pool is full.
+            Entrance::Full if self.protocol == Protocol::Async => {
+                self.leave_lagging();
+                return false;
+            }
+            Entrance::Full => {
+                self.wait_for_room(tag);
+                return false;
+            }
+        };
         let mut block = None;
         let mut both = match self.follow {
             Follow::InSync | Follow::Joining { .. } => true,
@@ -247,9 +264,11 @@ impl Mirror {
             generation: 0,
             issued_at: self.now,
             error: None,
+            marked,
             settled: false,
             live: true,
         });
+        self.enter_regions(range, marked);
         let need = if fua { self.need_of_fua(both) } else { Need::Nothing };
         let guest = &mut self.guests[tag.0 as usize];
         guest.admitted = true;

@@ -159,15 +159,13 @@ impl Mirror {
             Ok(()) if !spoiled => self.unflushed[leg.index()].flushed(mark),
             Ok(()) => {}
             Err(error) => {
-                self.flush_failures += 1;
                 self.notify(Event::LegError {
                     leg,
                     action: Action::Flush,
                     range: Range::EMPTY,
                     error,
                 });
-                self.doubt_unflushed(leg);
-                self.mend();
+                self.primary_flush_failed();
             }
         }
         let result = if spoiled { result.and(Err(Errno::IO)) } else { result };
@@ -184,6 +182,16 @@ impl Mirror {
         }
     }
 
+    /// What the primary was to make durable may be lost: it is dirty, and nothing is as tracked as it was.
+    pub(super) fn primary_flush_failed(&mut self) {
+        self.flush_failures += 1;
+        self.doubt_unflushed(self.primary);
+        self.lose_track();
+        self.regions_stay();
+        self.pump_record();
+        self.mend();
+    }
+
     /// Everything written to the leg since its last good flush may not be there: it is dirty.
     pub(super) fn doubt_unflushed(&mut self, leg: LegId) {
         let ranges = self.unflushed[leg.index()].take(&self.config.geometry);
@@ -192,7 +200,10 @@ impl Mirror {
         }
         match ranges {
             Some(ranges) => ranges.into_iter().for_each(|range| self.dirty.mark(range)),
-            None => self.dirty.mark_all(),
+            None => {
+                self.doubt_all();
+                self.pump_record();
+            }
         }
     }
 

@@ -23,6 +23,7 @@ impl Mirror {
         self.try_catch_up();
         self.check_drain_deadline();
         self.check_digest_deadline();
+        self.check_tracking();
         self.pump();
     }
 
@@ -67,6 +68,7 @@ impl Mirror {
             .map(|entry| entry.issued_at)
             .chain(self.flush.map(|flush| flush.issued_at))
             .chain(self.drain_flushes[secondary].map(|flush| flush.issued_at))
+            .chain(self.tracking.flushes[secondary].map(|flush| flush.issued_at))
             .min();
         self.give_up_after(oldest, self.config.leg_timeout);
     }

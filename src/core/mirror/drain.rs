@@ -41,6 +41,8 @@ enum Phase {
     Hold,
     /// Both legs are being flushed.
     Flush,
+    /// What is dirty is being saved, so that the record can be clean.
+    Save,
     /// The record is being written.
     Record,
     /// Stopped for good.
@@ -60,12 +62,12 @@ pub(super) struct Drain {
     longest: Span,
 }
 
-/// A flush of a leg that a drain asked for; it may come back after the drain was given up.
+/// A flush of a leg that a drain or a checkpoint asked for; it may come back after that was given up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DrainFlush {
     pub(super) issued_at: Time,
     /// Where the list of unflushed writes stood then.
-    mark: u64,
+    pub(super) mark: u64,
 }
 
 impl Mirror {
@@ -208,14 +210,36 @@ impl Mirror {
                     }
                 }
             }
-            Phase::Flush => {
-                if !self.is_flushing() {
-                    self.record_drain();
-                }
+            Phase::Flush if self.is_flushing() => {}
+            Phase::Flush if drain.purpose == Purpose::Stop && self.remembers() && drain.clean => {
+                self.set_phase(Phase::Save);
+                self.save();
             }
+            Phase::Flush => self.record_drain(),
+            Phase::Save if self.is_stop_unrecordable() => self.drain_unsaved(),
+            Phase::Save => {}
             Phase::Record if drain.purpose == Purpose::Stop && self.is_stop_unrecordable() => self.stopped(false),
             Phase::Record | Phase::Stopped => {}
         }
+    }
+
+    /// What a stop had saved is durable, or is not. Returns false if it did not wait for that.
+    pub(super) fn drain_saved(&mut self, result: Result<(), Errno>) -> bool {
+        let waits = self.drain.is_some_and(|drain| drain.phase == Phase::Save);
+        if waits {
+            match result {
+                // Nothing is under way: this says it all.
+                Ok(()) => self.tracking.tracked = self.is_trackable(),
+                Err(_) => self.lose_track(),
+            }
+            self.record_drain();
+        }
+        waits
+    }
+
+    fn drain_unsaved(&mut self) {
+        self.lose_track();
+        self.record_drain();
     }
 
     /// A stop has been waiting for a record as long as it may: it ends without, and the next start compares everything.
@@ -223,7 +247,7 @@ impl Mirror {
         let due = self
             .drain
             .is_some_and(|drain| drain.held_at + RECORD_BUDGET <= self.now);
-        self.is_stopping() && due && self.recorder.is_busy()
+        self.is_stopping() && due && (self.recorder.is_busy() || !self.tracking.is_idle())
     }
 
     fn stopped(&mut self, clean: bool) {
@@ -252,7 +276,10 @@ impl Mirror {
             .is_some_and(|drain| drain.purpose == Purpose::Stop && !drain.clean);
         let steady = matches!(self.follow, Follow::Not | Follow::Syncing | Follow::InSync) || unrecordable;
         let answered = steady && self.admitted == 0;
-        let under_way = self.flush.is_some() || self.drain_flushes.iter().any(Option::is_some);
+        let is_stop = self.drain.is_some_and(|drain| drain.purpose == Purpose::Stop);
+        let tables_idle = !is_stop || unrecordable || self.tracking.is_idle();
+        let flushing = self.drain_flushes.iter().any(Option::is_some) || self.tracking.is_flushing();
+        let under_way = self.flush.is_some() || flushing || !tables_idle;
         match self.drain {
             // A leg that does not count has no part in the protocol: what it may still be at is not waited for.
             Some(Drain {
@@ -306,10 +333,8 @@ impl Mirror {
                     error,
                 });
                 if leg == self.primary {
-                    self.flush_failures += 1;
-                    self.doubt_unflushed(leg);
+                    self.primary_flush_failed();
                     self.drain_failed();
-                    self.mend();
                 } else {
                     self.leave_failed();
                     self.left_leg_failed();
@@ -355,7 +380,7 @@ impl Mirror {
             Purpose::Protocol(protocol) => self.recorder.protocol = protocol,
             Purpose::Stop if drain.clean => {
                 let secondary = self.secondary();
-                let unequal = !self.dirty.is_empty() || self.resync.active;
+                let unequal = !self.dirty.is_empty() || self.resync.active || !self.is_trackable();
                 if self.follow == Follow::InSync && unequal {
                     // What is dirty is known to this core only: the next one must not take the leg for equal.
                     self.leg_mut(secondary).health = Health::Syncing;
@@ -454,7 +479,9 @@ impl Mirror {
             .min();
         let (since, pause) = match phase {
             Phase::Lower(_) => (oldest, pause),
-            Phase::Hold | Phase::Flush => (Some(oldest.map_or(held_at, |oldest| oldest.min(held_at))), pause),
+            Phase::Hold | Phase::Flush | Phase::Save => {
+                (Some(oldest.map_or(held_at, |oldest| oldest.min(held_at))), pause)
+            }
             // The state directory does not answer. With the old roles (or protocol) the guest goes on: until a record says so
             // again, only what both legs completed is acknowledged.
             Phase::Record => (self.recorder.writing_since(), RECORD_BUDGET),

@@ -25,7 +25,10 @@ use super::Mirror;
 use crate::core::breaks::{self, Break};
 use crate::core::config::CopyMode;
 use crate::core::effect::{Effect, Event};
+use crate::core::geometry::Range;
 use crate::core::leg::Health;
+use crate::core::regions::Tracked;
+use crate::core::status::WalkKind;
 use crate::core::time::{Span, Time};
 
 /// How closely the secondary is followed.
@@ -80,13 +83,30 @@ impl CatchUp {
 
 impl Mirror {
     /// Go on with a secondary as the record has it.
-    pub(super) fn resume_following(&mut self) {
+    pub(super) fn resume_following(&mut self, tracked: Option<Tracked>) {
         let secondary = self.secondary();
         let leg = *self.leg(secondary);
-        if !leg.attached || leg.traits.is_none() {
-            if leg.known {
-                self.dirty.mark_all();
+        if !leg.known {
+            return;
+        }
+        self.watch_tracking();
+        match tracked {
+            Some(Tracked { active, dirty }) => {
+                self.dirty.mark_grains(&dirty);
+                let (size, region) = (self.config.geometry.size, self.config.region);
+                for start in active.iter().map(|number| number * region) {
+                    self.dirty.mark(Range::new(start, region.min(size - start)));
+                }
+                self.copy_kind = if active.is_empty() {
+                    WalkKind::Dirty
+                } else {
+                    WalkKind::Reconcile
+                };
             }
+            None if leg.health == Health::InSync && leg.attached => {}
+            None => self.dirty.mark_all(),
+        }
+        if !leg.attached || leg.traits.is_none() {
             return;
         }
         match leg.health {
@@ -95,13 +115,11 @@ impl Mirror {
                 self.follow = Follow::InSync;
                 self.catch_up.in_sync_since = self.now;
                 self.copy_mode = CopyMode::Dirty;
+                self.copy_kind = WalkKind::Dirty;
                 self.counters.follow();
             }
-            Health::Syncing => {
-                self.dirty.mark_all();
-                self.start_following();
-            }
-            Health::Behind | Health::Failed | Health::Absent => self.dirty.mark_all(),
+            Health::Syncing => self.start_following(),
+            Health::Behind | Health::Failed | Health::Absent => {}
         }
     }
 
@@ -191,6 +209,7 @@ impl Mirror {
     fn become_in_sync(&mut self) {
         self.follow = Follow::InSync;
         self.copy_mode = CopyMode::Dirty;
+        self.copy_kind = WalkKind::Dirty;
         self.catch_up.in_sync_since = self.now;
         self.end_resync(true);
         self.review_guests();
@@ -213,6 +232,7 @@ impl Mirror {
     pub(super) fn left_leg_failed(&mut self) {
         let secondary = self.secondary();
         self.doubt_unflushed(secondary);
+        self.regions_stay();
         if matches!(self.follow, Follow::Not | Follow::Leaving) {
             let leg = self.leg_mut(secondary);
             leg.health = Health::Failed;
@@ -251,6 +271,7 @@ impl Mirror {
         self.drain_lost_secondary();
         self.counters.unfollow();
         self.follow = Follow::Leaving;
+        self.regions_stay();
         self.owe_demotion();
         if breaks::on(Break::HealthBeforeRecord) {
             self.notify(Event::Health { leg: secondary, health });
@@ -288,7 +309,9 @@ impl Mirror {
 
     /// Whether no operation of the secondary is under way, and no piece of a walk that concerns it.
     pub(super) fn is_secondary_idle(&self) -> bool {
-        let drained = self.abandoned == 0 && self.drain_flushes[self.secondary().index()].is_none();
+        let at = self.secondary().index();
+        let flushes = [self.drain_flushes[at], self.tracking.flushes[at]];
+        let drained = self.abandoned == 0 && flushes.iter().all(Option::is_none);
         let primary = self.primary;
         drained
             && self.reads_on(self.secondary()) == 0

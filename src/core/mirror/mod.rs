@@ -22,10 +22,12 @@ mod settle;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tracking;
 mod verbs;
 mod view;
 mod walk;
 
+use super::bits::Bits;
 use super::config::{Config, CopyMode, LegTraits};
 use super::counters::Counters;
 use super::dirty::DirtyMap;
@@ -37,8 +39,9 @@ use super::leg::{Health, LegId};
 use super::order::RangeOrder;
 use super::pool::Pool;
 use super::record::{Protocol, Record};
+use super::regions::{Regions, Tracked};
 use super::request::{Errno, Request, Tag};
-use super::status::IoCounts;
+use super::status::{IoCounts, WalkKind};
 use super::time::Time;
 use super::unflushed::Unflushed;
 use admit::Guest;
@@ -49,6 +52,7 @@ use follow::{CatchUp, Follow};
 use recorder::Recorder;
 use std::collections::VecDeque;
 use table::Table;
+use tracking::Tracking;
 use walk::{Resync, Slot};
 
 /// Operations under way on the secondary at once; further ones wait in the core, where a barrier or a failure can
@@ -80,6 +84,7 @@ enum OpKind {
     GuestFlush(Tag),
     SecondaryFlush,
     DrainFlush(LegId),
+    CheckpointFlush(LegId),
 }
 
 impl OpKind {
@@ -90,6 +95,7 @@ impl OpKind {
             OpKind::GuestFlush(tag) => (tag.0 as u64) << 3 | 3,
             OpKind::SecondaryFlush => 4,
             OpKind::DrainFlush(leg) => 5 + leg.index() as u64,
+            OpKind::CheckpointFlush(leg) => (leg.index() as u64) << 3 | 7,
         })
     }
 
@@ -103,7 +109,8 @@ impl OpKind {
             4 => OpKind::SecondaryFlush,
             5 => OpKind::DrainFlush(LegId::A),
             6 => OpKind::DrainFlush(LegId::B),
-            _ => unreachable!("no operation has this id"),
+            _ if index == LegId::A.index() as u64 => OpKind::CheckpointFlush(LegId::A),
+            _ => OpKind::CheckpointFlush(LegId::B),
         }
     }
 }
@@ -121,6 +128,8 @@ pub struct Mirror {
     follow: Follow,
     catch_up: CatchUp,
     copy_mode: CopyMode,
+    /// What a copy of what is dirty now is called.
+    copy_kind: WalkKind,
     recorder: Recorder,
 
     guests: Vec<Guest>,
@@ -139,6 +148,7 @@ pub struct Mirror {
     counters: Counters,
     dirty: DirtyMap,
     unflushed: [Unflushed; 2],
+    tracking: Tracking,
     pool: Pool,
     memory: memory::Memory,
     /// Mutations that may start on the secondary.
@@ -171,12 +181,28 @@ pub struct Mirror {
 impl Mirror {
     /// A core that goes on from `record`, which is durable and not clean (see [`Record::opened`]). `legs` says, by
     /// [`LegId::index`], what those legs can do that are there and claimed; the primary must be. A secondary that is
-    /// there, attached and recorded as syncing is made equal by `resync`.
-    pub fn new(config: Config, record: Record, legs: [Option<LegTraits>; 2], resync: CopyMode, now: Time) -> Mirror {
+    /// there, attached and recorded as syncing is made equal by `resync`, where `tracked` says that the legs may differ;
+    /// `None`: they may differ anywhere, and the record does not say otherwise.
+    pub fn new(
+        config: Config,
+        record: Record,
+        legs: [Option<LegTraits>; 2],
+        tracked: Option<Tracked>,
+        resync: CopyMode,
+        now: Time,
+    ) -> Mirror {
+        assert!(
+            tracked.is_some() || !record.tracked,
+            "the record says where the legs may differ"
+        );
         let depth = config.layout.depth as usize;
         let capacity = PENDING + depth + config.layout.copies as usize;
         let generation = record.generation_ceiling - Record::GENERATIONS;
         let longest = config.layout.max_io as u64;
+        let active = match &tracked {
+            Some(tracked) => tracked.active.clone(),
+            None => Bits::none(config.geometry.size.div_ceil(config.region)),
+        };
         let mut mirror = Mirror {
             config,
             now,
@@ -188,6 +214,7 @@ impl Mirror {
             follow: Follow::Not,
             catch_up: CatchUp::new(),
             copy_mode: resync,
+            copy_kind: WalkKind::Full,
             recorder: Recorder::new(record),
             guests: (0..depth as u16)
                 .map(|tag| Guest::idle(config.layout.tag(tag)))
@@ -201,7 +228,11 @@ impl Mirror {
             epochs: Epochs::new(capacity),
             counters: Counters::new(generation),
             dirty: DirtyMap::new(config.geometry),
-            unflushed: Default::default(),
+            unflushed: legs.map(|leg| leg.map_or_else(Unflushed::nothing, |_| Unflushed::new())),
+            tracking: Tracking::new(
+                Regions::new(config.geometry.size, config.region, active, now),
+                record.tracked,
+            ),
             pool: Pool::new(&config.layout),
             memory: memory::Memory::new(&config.layout),
             ready: VecDeque::with_capacity(capacity),
@@ -224,7 +255,7 @@ impl Mirror {
         };
         assert!(mirror.leg(mirror.primary).traits.is_some(), "the primary is there");
         mirror.populate(0, config.layout.tags_bytes(), true);
-        mirror.resume_following();
+        mirror.resume_following(tracked);
         mirror.pump();
         mirror
     }
@@ -245,6 +276,7 @@ impl Mirror {
             OpKind::GuestFlush(tag) => self.primary_flush_completed(tag, result),
             OpKind::SecondaryFlush => self.secondary_flush_completed(result),
             OpKind::DrainFlush(leg) => self.drain_flush_completed(leg, result),
+            OpKind::CheckpointFlush(leg) => self.checkpoint_flush_completed(leg, result),
         }
         self.pump();
     }

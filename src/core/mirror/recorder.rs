@@ -85,6 +85,12 @@ impl Recorder {
         self.doubtful.protocol != Protocol::Async || self.in_force().any(|record| record.protocol != Protocol::Async)
     }
 
+    /// No record may be in force that says that something is tracked, or none could be written that says otherwise.
+    pub(super) fn is_untracked(&self) -> bool {
+        let tracked = self.doubtful.tracked || self.in_force().any(|record| record.tracked);
+        !tracked || self.doubtful.untracked
+    }
+
     /// The durable record and the one that is being written.
     fn in_force(&self) -> impl Iterator<Item = &Record> {
         std::iter::once(&self.durable).chain(self.writing.as_ref())
@@ -142,6 +148,7 @@ impl Mirror {
             }),
             protocol: self.recorder.protocol,
             generation_ceiling: self.recorder.ceiling,
+            tracked: self.tracking.tracked && self.remembers(),
             clean: self.recorder.clean,
         }
     }
@@ -237,6 +244,10 @@ struct Doubtful {
     in_sync: [bool; 2],
     /// The strictest protocol.
     protocol: Protocol,
+    /// One says that something is tracked.
+    tracked: bool,
+    /// One says that nothing is.
+    untracked: bool,
 }
 
 impl Doubtful {
@@ -244,6 +255,8 @@ impl Doubtful {
         primary: [false; 2],
         in_sync: [false; 2],
         protocol: Protocol::Async,
+        tracked: false,
+        untracked: false,
     };
 
     fn add(&mut self, record: &Record) {
@@ -251,6 +264,8 @@ impl Doubtful {
             self.primary[leg.index()] |= record.primary == leg;
             self.in_sync[leg.index()] |= is_in_sync(record, leg);
         }
+        self.tracked |= record.tracked;
+        self.untracked |= !record.tracked;
         self.protocol = match (record.protocol, self.protocol) {
             (Protocol::Sync, _) | (_, Protocol::Sync) => Protocol::Sync,
             (Protocol::Flush, _) | (_, Protocol::Flush) => Protocol::Flush,

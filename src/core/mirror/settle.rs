@@ -6,7 +6,7 @@
 
 use super::admit::{Guest, Need};
 use super::follow::Follow;
-use super::table::{Change, Owner, Side};
+use super::table::{Change, Entry, Owner, Side};
 use super::{Mirror, OpKind, SECONDARY_IN_FLIGHT};
 use crate::core::breaks::{self, Break};
 use crate::core::effect::{Action, Event};
@@ -245,6 +245,8 @@ impl Mirror {
         if let Some(block) = self.table[index].block.take() {
             self.give_back(block);
         }
+        let Entry { range, marked, .. } = self.table[index];
+        self.leave_regions(range, marked);
         self.table.remove(index);
     }
 

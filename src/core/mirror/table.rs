@@ -68,6 +68,8 @@ pub(super) struct Entry {
     pub issued_at: Time,
     /// What the primary answered.
     pub error: Option<Errno>,
+    /// Its regions are marked.
+    pub marked: bool,
     /// Both legs are done.
     pub settled: bool,
     pub live: bool,

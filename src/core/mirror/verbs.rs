@@ -6,6 +6,7 @@ use super::follow::Follow;
 use crate::core::config::{CopyMode, LegTraits, Refusal};
 use crate::core::leg::{Health, LegId};
 use crate::core::record::Protocol;
+use crate::core::status::WalkKind;
 use crate::core::time::{Span, Time};
 
 impl Mirror {
@@ -42,12 +43,14 @@ impl Mirror {
                 }
             }
             CopyMode::Dirty => {
-                self.dirty.mark_all();
+                self.doubt_all();
                 self.copy_mode = CopyMode::Compare;
+                self.copy_kind = WalkKind::Full;
             }
             CopyMode::Blind | CopyMode::Compare => {
-                self.dirty.mark_all();
+                self.doubt_all();
                 self.copy_mode = how;
+                self.copy_kind = WalkKind::Full;
             }
         }
         self.start_following();

@@ -27,6 +27,7 @@ impl Mirror {
             paused: self.resync.paused,
             rate: self.resync.rate,
             comes_by_itself: self.comes_by_itself() && !self.resync.stuck,
+            tracked: self.recorder.durable().tracked,
             record_failing: self.recorder.is_uncertain(),
             io: self.io,
         }

@@ -26,7 +26,7 @@ use crate::core::effect::{Action, BlockMask, Effect, Event, WalkId};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::request::Errno;
-use crate::core::status::{WalkKind, WalkStatus};
+use crate::core::status::WalkStatus;
 use crate::core::time::{Span, Time};
 
 /// Pieces under way at once while the guest is at work.
@@ -123,6 +123,11 @@ impl Resync {
             credited_at: Time(0),
         }
     }
+
+    /// Pieces whose source could not be read: not equal, whatever the dirty map says.
+    pub(super) fn failed(&self) -> &[Range] {
+        &self.failed
+    }
 }
 
 impl Mirror {
@@ -130,21 +135,18 @@ impl Mirror {
         if self.resync.active {
             return;
         }
-        let kind = match self.copy_mode {
-            CopyMode::Dirty => WalkKind::Dirty,
-            CopyMode::Blind | CopyMode::Compare => WalkKind::Full,
-        };
         self.resync.active = true;
         self.resync.stuck = false;
         self.resync.cursor = 0;
         self.resync.status = WalkStatus {
-            kind,
+            kind: self.copy_kind,
             running: true,
             bytes_total: self.dirty.bytes(),
             began: self.now,
             ..WalkStatus::default()
         };
         self.want_copies(true);
+        self.watch_tracking();
     }
 
     /// The walk is over. Pieces that could not be copied are dirty again.
@@ -285,6 +287,7 @@ impl Mirror {
             generation: 0,
             issued_at: self.now,
             error: None,
+            marked: false,
             settled: false,
             live: true,
         });

@@ -10,18 +10,18 @@ use std::hint::black_box;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use twinblk::core::config::Config;
+use twinblk::core::config::{Config, LINGER};
 use twinblk::core::time::Span;
 use twinblk::core::{
-    Buf, CopyMode, Errno, Geometry, Health, Layout, LegId, LegOp, LegRecord, LegTraits, Mirror, Operation, Protocol,
-    Range, Record, Request, Tag, Time,
+    Bits, Buf, CopyMode, Errno, Geometry, Health, Layout, LegId, LegOp, LegRecord, LegTraits, Mirror, Operation,
+    Protocol, Range, Record, Request, Tag, Time,
 };
 use twinblk::io::uring::UringLegs;
 use twinblk::runtime::clock;
 use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::shard::Shard;
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::worker::{Keep, recorder};
+use twinblk::runtime::worker::{Keep, Ledger, recorder};
 
 /// A kernel that does at once what it is asked for, and a guest that asks again as soon as it is answered.
 struct Immediate {
@@ -97,6 +97,14 @@ impl Keep for Forgotten {
     fn keep(&mut self, _record: &Record) -> Result<(), Errno> {
         Ok(())
     }
+
+    fn mark(&mut self, _: &Bits) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn save(&mut self, _: &Bits) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 fn main() {
@@ -127,6 +135,8 @@ fn main() {
     };
     let config = Config {
         geometry,
+        region: geometry.region(),
+        linger: LINGER,
         layout,
         pool_bytes: 16 << 20,
         stall_budget: Span::from_secs(5),
@@ -145,10 +155,12 @@ fn main() {
         config,
         record.opened([true, mirrored]),
         [Some(traits), mirrored.then_some(traits)],
+        None,
         CopyMode::Dirty,
         clock::now(),
     );
-    let surroundings = Surroundings::new(&layout, 1).expect("memory and threads");
+    let surroundings =
+        Surroundings::new(&layout, Ledger::new(geometry.regions(), geometry.grains()), 1).expect("memory and threads");
     let mut legs = UringLegs::new(Arc::clone(&surroundings.arena), 512);
     for leg in LegId::ALL {
         let disk = std::fs::File::open("/dev/null").expect("a descriptor");
@@ -163,7 +175,8 @@ fn main() {
         left: requests,
         state: 1,
     };
-    let (records, _) = recorder(Forgotten, surroundings.outbox.clone()).expect("a thread");
+    let (records, _) =
+        recorder(Forgotten, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).expect("a thread");
     let ended = Shard::new(mirror, port, surroundings, records, 1024).run();
     assert!(ended.is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof));
 }

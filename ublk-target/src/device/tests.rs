@@ -110,17 +110,19 @@ impl World {
             legs: [Some(a.identity.clone()), Some(identity_of_b)],
         };
         let layout = running::layout(&superblock);
-        let surroundings = Surroundings::new(&layout, 1).unwrap();
+        let surroundings = Surroundings::new(&layout, running::ledger(&superblock.geometry), 1).unwrap();
         let client = surroundings.client();
         let (residence, bulletin) = (Arc::clone(&surroundings.residence), Arc::clone(&surroundings.bulletin));
         let state = StateDir::create(&root, &superblock).unwrap();
         let writes = Arc::new(AtomicU64::new(0));
-        let mut keeper = Keeper::new(state, superblock.clone(), Arc::clone(&writes));
+        let (mut keeper, _) = Keeper::new(state, superblock.clone(), Arc::clone(&writes)).unwrap();
         let record = superblock.record.opened([true, false]);
         keeper.write(&record).unwrap();
-        let (records, _) = recorder(keeper, surroundings.outbox.clone()).unwrap();
+        let (records, _) = recorder(keeper, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).unwrap();
         let config = Config {
             geometry: superblock.geometry,
+            region: superblock.geometry.region(),
+            linger: LINGER,
             layout,
             pool_bytes: superblock.settings.pool_bytes,
             stall_budget: Span::from_secs(3600),
@@ -129,7 +131,7 @@ impl World {
             lag_bytes: 0,
         };
         let traits = [Some(LegTraits { punches: true }), None];
-        let mirror = Mirror::new(config, record, traits, CopyMode::Compare, clock::now());
+        let mirror = Mirror::new(config, record, traits, None, CopyMode::Compare, clock::now());
         let holds_flushes = Arc::new(AtomicBool::new(false));
         let port = Idle {
             wake: surroundings.wake(),

@@ -35,6 +35,8 @@ impl Rig {
                 grain: GRAIN as u32,
                 extent: 4 * GRAIN as u32,
             },
+            region: 4 * GRAIN,
+            linger: Span::from_secs(10),
             layout: Layout {
                 depth: 8,
                 max_io: 4096,
@@ -61,7 +63,7 @@ impl Rig {
         let traits = Some(LegTraits { punches: true });
         let record = record.opened([true; 2]);
         let mut rig = Rig {
-            mirror: Mirror::new(config, record, [traits; 2], CopyMode::Compare, now),
+            mirror: Mirror::new(config, record, [traits; 2], None, CopyMode::Compare, now),
             now,
             ops: Vec::new(),
             compares: Vec::new(),
@@ -82,6 +84,8 @@ impl Rig {
                 Effect::Record(record) => assert!(self.record.replace(record).is_none(), "one record at a time"),
                 Effect::Compare { walk, .. } => self.compares.push(walk),
                 Effect::Notify(event) => self.events.push(event),
+                Effect::Mark => self.mirror.handle_marked(self.now, Ok(())),
+                Effect::Save => self.mirror.handle_saved(self.now, Ok(())),
                 Effect::Keep { .. } | Effect::Hash { .. } | Effect::Populate { .. } | Effect::Release(_) => {}
             }
         }

@@ -1,0 +1,428 @@
+//! What outlives this core: marks of active regions, written ahead, and the dirty map, saved behind.
+//!
+//! *What must hold:* while the record says *tracked*, every byte in which the legs may differ lies in a region that is marked
+//! active in the state directory, or in a grain that the dirty map there says is dirty. So the next core compares those and
+//! nothing else.
+//!
+//! *Before a write:* a mutation is admitted when all its regions are marked, durably (`may_enter`).
+//!
+//! *A region is left* by a checkpoint, in this order: regions are chosen that nobody uses; the primary, and the secondary if
+//! it is followed, are flushed; the dirty map is saved; the marks are cleared. A region that is written to at any step
+//! before the last stays. Once its mark is being cleared it is not active, and who comes then waits for a new mark. If a
+//! flush fails or the secondary is given up on the way, all regions stay: what they held back is now dirty, in memory only.
+//!
+//! *What is saved* as dirty is what is dirty, what pieces of a resync have taken and not finished, and what was written to a
+//! followed secondary since its last good flush: a copy that is not durable there is none. A secondary that is not followed
+//! has no such list: it became dirty when the leg was given up, or becomes so here.
+//!
+//! *After a failed flush of the primary* nothing is tracked until the next start, which compares everything: see
+//! `is_trackable`.
+//!
+//! *When a mark or a save fails*, the record is made to say *not tracked*, in a slot that is there already; writes wait for
+//! that. If that fails too they go on: the guest does not stop for a state directory that is lost, and what a crash would
+//! mean then is said. It is tried again; tracking begins anew when every mutation under way is marked and all is saved.
+
+use super::drain::DrainFlush;
+use super::follow::Follow;
+use super::walk::Job;
+use super::{Mirror, OpKind};
+use crate::core::bits::Bits;
+use crate::core::effect::{Action, Effect, Event};
+use crate::core::geometry::Range;
+use crate::core::leg::LegId;
+use crate::core::regions::Regions;
+use crate::core::request::Errno;
+use crate::core::time::{Span, Time};
+
+/// How long a state directory that failed is left alone.
+const RETRY: Span = Span::from_secs(5);
+
+/// Whether a mutation may reach a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// Yes. Whether its regions are marked.
+    Open { marked: bool },
+    /// Its regions are being marked, or others are being left to make room.
+    Marking,
+    /// All regions that may be active are in use.
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Idle,
+    Flush,
+    Save,
+    /// The marks are to be cleared, or are being.
+    Clear,
+}
+
+/// See the module.
+pub(super) struct Tracking {
+    pub(super) regions: Regions,
+    /// Marks are written ahead: the state directory can be written.
+    marking: bool,
+    /// What the record is to say.
+    pub(super) tracked: bool,
+    /// Guest mutations under way without a mark.
+    pub(super) unmarked: u32,
+    /// A write of the table is under way.
+    writing: bool,
+    /// That write clears what the checkpoint leaves.
+    clears: bool,
+    /// The dirty map is being saved.
+    saving: bool,
+    step: Step,
+    /// Every mutation under way was marked when the checkpoint began.
+    sound: bool,
+    /// By leg.
+    pub(super) flushes: [Option<DrainFlush>; 2],
+    failures: u64,
+    look_at: Option<Time>,
+    retry_at: Option<Time>,
+}
+
+impl Tracking {
+    pub(super) fn new(regions: Regions, tracked: bool) -> Tracking {
+        Tracking {
+            regions,
+            marking: true,
+            tracked,
+            unmarked: 0,
+            writing: false,
+            clears: false,
+            saving: false,
+            step: Step::Idle,
+            sound: false,
+            flushes: [None; 2],
+            failures: 0,
+            look_at: None,
+            retry_at: None,
+        }
+    }
+
+    /// Whether nothing of the state directory's tables is being written, and no flush for it is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.step == Step::Idle && !self.writing && !self.saving && self.flushes.iter().all(Option::is_none)
+    }
+
+    pub(super) fn is_flushing(&self) -> bool {
+        self.flushes.iter().any(Option::is_some)
+    }
+}
+
+impl Mirror {
+    /// Whether a mutation of `range` may be admitted; if not, what it waits for is under way.
+    #[inline]
+    pub(super) fn may_enter(&mut self, range: Range) -> Entrance {
+        if !self.remembers() {
+            Entrance::Open { marked: false }
+        } else if self.tracking.regions.are_active(range) {
+            Entrance::Open { marked: true }
+        } else {
+            self.want_entrance(range)
+        }
+    }
+
+    #[cold]
+    fn want_entrance(&mut self, range: Range) -> Entrance {
+        if !self.tracking.marking {
+            return if self.recorder.is_untracked() {
+                Entrance::Open { marked: false }
+            } else {
+                Entrance::Marking
+            };
+        }
+        if self.tracking.regions.is_full() {
+            self.begin_checkpoint(Span(0));
+            let makes_room = self.tracking.step != Step::Idle || self.drain.is_some();
+            return if makes_room { Entrance::Marking } else { Entrance::Full };
+        }
+        self.tracking.regions.want(range);
+        self.pump_marks();
+        Entrance::Marking
+    }
+
+    /// A mutation waits behind others: have its regions marked with theirs.
+    pub(super) fn want_ahead(&mut self, range: Range) {
+        if self.remembers() && self.tracking.marking && !self.tracking.regions.is_full() {
+            self.tracking.regions.want(range);
+        }
+    }
+
+    /// A mutation is under way.
+    #[inline]
+    pub(super) fn enter_regions(&mut self, range: Range, marked: bool) {
+        if marked {
+            self.tracking.regions.enter(range);
+        } else {
+            self.tracking.unmarked += 1;
+        }
+    }
+
+    /// Both legs are done with a mutation.
+    #[inline]
+    pub(super) fn leave_regions(&mut self, range: Range, marked: bool) {
+        if marked {
+            self.tracking.regions.leave(range, self.now);
+        } else {
+            self.tracking.unmarked -= 1;
+        }
+    }
+
+    /// Begin a write of the table of marks if one is due and none is under way.
+    fn pump_marks(&mut self) {
+        let clears = self.tracking.step == Step::Clear;
+        let due = clears || self.tracking.regions.wants();
+        if self.tracking.writing || !due || !self.tracking.marking || self.is_stopped() {
+            return;
+        }
+        self.tracking.clears = clears;
+        self.tracking.writing = true;
+        self.tracking.regions.begin_write(clears);
+        self.effects.push_back(Effect::Mark);
+        self.watch_tracking();
+    }
+
+    /// What the write of the marks that is to be begun says: the regions that are active.
+    pub fn marks(&self) -> &Bits {
+        self.tracking.regions.table()
+    }
+
+    /// The write of the marks has ended; an error says nothing of what is on disk now.
+    pub fn handle_marked(&mut self, now: Time, result: Result<(), Errno>) {
+        self.now = now;
+        self.tracking.writing = false;
+        self.tracking.regions.end_write(result.is_ok());
+        if std::mem::take(&mut self.tracking.clears) && self.tracking.step == Step::Clear {
+            self.tracking.step = Step::Idle;
+        }
+        if result.is_err() {
+            self.tracking_failed();
+        }
+        self.pump_marks();
+        self.pump();
+    }
+
+    /// Look for something to do within a while.
+    pub(super) fn watch_tracking(&mut self) {
+        if self.tracking.look_at.is_none() {
+            // Often enough that nothing stays twice as long as it should.
+            let at = self.now + self.config.linger;
+            self.tracking.look_at = Some(at);
+            self.arm(at);
+        }
+    }
+
+    pub(super) fn check_tracking(&mut self) {
+        if let Some(at) = self.tracking.retry_at {
+            if at > self.now {
+                self.arm(at);
+            } else if !self.tracking.saving && self.drain.is_none() {
+                // Nobody waits for this one.
+                self.tracking.retry_at = None;
+                self.save();
+            } else {
+                self.tracking.retry_at = Some(self.now + RETRY);
+                self.arm(self.now + RETRY);
+            }
+        }
+        let Some(at) = self.tracking.look_at else { return };
+        if at > self.now {
+            self.arm(at);
+            return;
+        }
+        self.tracking.look_at = None;
+        self.begin_checkpoint(self.config.linger);
+        let untracked = self.remembers() && !self.tracking.tracked && self.is_trackable();
+        let more = untracked || self.resync.active || !self.tracking.regions.is_idle();
+        if more && self.tracking.marking {
+            self.watch_tracking();
+        }
+    }
+
+    /// Save what is dirty and leave the regions that nobody has used for `idle`, if there is anything to save or leave.
+    fn begin_checkpoint(&mut self, idle: Span) {
+        let tracking = &self.tracking;
+        let [primary, secondary] = [self.primary, self.secondary()].map(|leg| tracking.flushes[leg.index()].is_some());
+        let flushing = primary || (secondary && self.is_written());
+        let busy = tracking.step != Step::Idle || tracking.saving || flushing;
+        if busy || !tracking.marking || self.drain.is_some() || self.is_stopped() || !self.remembers() {
+            return;
+        }
+        let trackable = self.is_trackable();
+        let tracking = &mut self.tracking;
+        let leaving = tracking.regions.choose(self.now, idle);
+        tracking.sound = tracking.unmarked == 0 && trackable;
+        let begins = !tracking.tracked && tracking.sound;
+        if leaving == 0 && !begins && !(tracking.tracked && self.resync.active) {
+            return;
+        }
+        tracking.step = Step::Flush;
+        tracking.failures = self.flush_failures;
+        // What is tracked from here on begins with a primary that holds all that it shows: earlier writes had no marks.
+        if leaving > 0 || begins {
+            self.flush_for_checkpoint(self.primary);
+        }
+        if self.is_written() {
+            self.flush_for_checkpoint(self.secondary());
+        }
+        self.checkpoint_flushed();
+    }
+
+    /// Whether mutations reach the secondary.
+    fn is_written(&self) -> bool {
+        match self.follow {
+            Follow::Syncing | Follow::Joining { .. } | Follow::InSync | Follow::Departing { .. } => true,
+            Follow::Not | Follow::Starting | Follow::Leaving => false,
+        }
+    }
+
+    fn flush_for_checkpoint(&mut self, leg: LegId) {
+        let mark = self.unflushed[leg.index()].mark();
+        self.tracking.flushes[leg.index()] = Some(DrainFlush {
+            issued_at: self.now,
+            mark,
+        });
+        self.submit_flush(OpKind::CheckpointFlush(leg), leg);
+        self.watch_leg();
+    }
+
+    pub(super) fn checkpoint_flush_completed(&mut self, leg: LegId, result: Result<(), Errno>) {
+        let flush = self.tracking.flushes[leg.index()].take().expect("a flush is under way");
+        match result {
+            Ok(()) if leg != self.primary || self.tracking.failures == self.flush_failures => {
+                self.unflushed[leg.index()].flushed(flush.mark);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.notify(Event::LegError {
+                    leg,
+                    action: Action::Flush,
+                    range: Range::EMPTY,
+                    error,
+                });
+                if leg == self.primary {
+                    self.primary_flush_failed();
+                } else {
+                    self.leave_failed();
+                    self.left_leg_failed();
+                }
+            }
+        }
+        self.checkpoint_flushed();
+        self.leg_is_quiet();
+    }
+
+    /// If nothing is left to be flushed, save. A secondary that was given up is not waited for.
+    pub(super) fn checkpoint_flushed(&mut self) {
+        let [primary, secondary] =
+            [self.primary, self.secondary()].map(|leg| self.tracking.flushes[leg.index()].is_some());
+        if self.tracking.step == Step::Flush && !primary && !(secondary && self.is_written()) {
+            self.tracking.step = Step::Save;
+            self.save();
+        }
+    }
+
+    /// Something was lost on the way: every region that was to be left stays.
+    pub(super) fn regions_stay(&mut self) {
+        self.tracking.regions.stay();
+        self.checkpoint_flushed();
+    }
+
+    /// Have the dirty map saved.
+    pub(super) fn save(&mut self) {
+        debug_assert!(!self.tracking.saving);
+        if !self.is_written() && self.leg(self.secondary()).traits.is_some() {
+            self.doubt_unflushed(self.secondary());
+        }
+        self.tracking.saving = true;
+        self.effects.push_back(Effect::Save);
+    }
+
+    /// What is to be saved as dirty, at this moment: see the module. Panics if `grains` is not of this device.
+    pub fn unsynced(&self, grains: &mut Bits) {
+        let geometry = &self.config.geometry;
+        self.dirty.copy_to(grains);
+        let mut add = |range: Range| {
+            let (first, end) = geometry.grains_of(range);
+            grains.insert_run(first, end);
+        };
+        let pieces = self.slots.iter().filter(|slot| !slot.is_free());
+        pieces
+            .filter(|slot| matches!(slot.job, Job::Resync(_)))
+            .for_each(|slot| add(slot.range));
+        self.resync.failed().iter().for_each(|&range| add(range));
+        if self.is_written() && !self.unflushed[self.secondary().index()].each(geometry, &mut add) {
+            add(geometry.whole());
+        }
+    }
+
+    /// The dirty map is saved, or could not be.
+    pub fn handle_saved(&mut self, now: Time, result: Result<(), Errno>) {
+        self.now = now;
+        self.tracking.saving = false;
+        if self.drain_saved(result) {
+            self.pump();
+            return;
+        }
+        match (self.tracking.step, result) {
+            (_, Err(_)) => self.tracking_failed(),
+            (Step::Save, Ok(())) => {
+                let sound = std::mem::take(&mut self.tracking.sound);
+                if sound && !self.tracking.tracked && self.is_trackable() {
+                    self.tracking.tracked = true;
+                    self.notify(Event::Tracked(true));
+                    self.pump_record();
+                }
+                self.tracking.step = Step::Idle;
+                if self.tracking.failures != self.flush_failures {
+                    self.tracking.regions.stay();
+                }
+                if self.tracking.regions.leaving() > 0 {
+                    self.tracking.step = Step::Clear;
+                    self.pump_marks();
+                }
+            }
+            // A try after a failure: from now on marks are written again.
+            (_, Ok(())) => {
+                self.tracking.marking = true;
+                self.watch_tracking();
+            }
+        }
+        self.pump();
+    }
+
+    /// The state directory cannot be written.
+    pub(super) fn tracking_failed(&mut self) {
+        self.tracking.marking = false;
+        self.tracking.regions.stay();
+        self.tracking.step = Step::Idle;
+        let at = self.now + RETRY;
+        self.tracking.retry_at = Some(at);
+        self.arm(at);
+        self.lose_track();
+        self.pump_record();
+    }
+
+    /// What is in the state directory does not say any more where the legs may differ: the next record says so.
+    pub(super) fn lose_track(&mut self) {
+        if std::mem::replace(&mut self.tracking.tracked, false) {
+            self.notify(Event::Tracked(false));
+        }
+        self.tracking.sound = false;
+        self.watch_tracking();
+    }
+
+    /// Whether what is saved can say where the legs may differ. A primary that failed a flush may have lost what it shows, and later
+    /// flushes succeed all the same: after a cut it may differ wherever it was written to.
+    pub(super) fn is_trackable(&self) -> bool {
+        self.flush_failures == 0
+    }
+
+    /// Everything is dirty, and what is in the state directory says less.
+    pub(super) fn doubt_all(&mut self) {
+        self.dirty.mark_all();
+        self.lose_track();
+    }
+}
