@@ -186,6 +186,7 @@ impl World {
             leg_timeout: Span::from_secs(3600),
             catch_up: true,
             lag_bytes: 0,
+            generations: Record::GENERATIONS,
         };
         let surroundings =
             Surroundings::new(&layout, Ledger::new(size.div_ceil(REGION), geometry.grains()), 2).unwrap();

@@ -41,11 +41,15 @@ pub enum Break {
     UnrecordedAcknowledged,
     /// A change of health is told before the record says so.
     HealthBeforeRecord,
+    /// Generations are used above the ceiling that is durable.
+    GenerationCeiling,
+    /// An operation of the secondary may take as long as it likes.
+    LegClock,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 17] = [
+    pub const ALL: [Break; 19] = [
         Break::AckBeforeSecondary,
         Break::FlushedAtCompletion,
         Break::EpochOrder,
@@ -63,6 +67,8 @@ impl Break {
         Break::HeldForEver,
         Break::UnrecordedAcknowledged,
         Break::HealthBeforeRecord,
+        Break::GenerationCeiling,
+        Break::LegClock,
     ];
 }
 

@@ -26,6 +26,9 @@ pub struct Config {
     pub catch_up: bool,
     /// Most bytes a secondary may lag; 0: the pool decides.
     pub lag_bytes: u64,
+    /// How many generations one record makes available: by how much [`Record::opened`](super::record::Record::opened)
+    /// raised the ceiling, and by how much it is raised when half of them are used. At least four times the depth.
+    pub generations: u64,
 }
 
 /// How long a region stays active after its last write, unless a test needs less.

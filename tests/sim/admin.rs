@@ -1,15 +1,21 @@
 //! The administrator: attaches, detaches, switches and changes settings at any moment, whether it fits or not.
 //!
 //! Verifies: what was accepted is answered by its event within a bound; a leg is released only when nothing is in flight on it;
+//! a leg's health is told when the record says so; a secondary that hangs for longer than its time-out is given up;
 //! without faults nothing is demoted that the administrator did not ask for; a resync writes no more than the device
 //! once. A refusal is legal whenever the core says so, but `stats` must show that each verb succeeds somewhere.
 
 use crate::check::Check;
-use crate::plan::{Admin, Faults, Plan};
+use crate::plan::{Admin, Faults, Lasting, Plan};
 use crate::token::{SECTOR, Token};
 use crate::world::{Happening, World};
 use twinblk::core::time::Span;
-use twinblk::core::{CopyMode, Event, Health, LegId, LegOp, LegTraits, Protocol, Range, Refusal, Status, Time};
+use twinblk::core::{
+    Action, CopyMode, Event, Health, LegId, LegOp, LegTraits, Protocol, Range, Record, Refusal, Status, Time,
+};
+
+/// How much later than a clock runs out it may be seen to.
+const CLOCKS_LATE: Span = Span::from_millis(100);
 
 /// A sector that changed by itself.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +53,10 @@ pub struct AdminState {
     pub lenient: bool,
     /// The number of the record that is to be durable for what goes with it.
     pub renewal: Option<u64>,
+    /// By leg: the health that was recorded at the start, or told last.
+    told: [Option<Health>; 2],
+    /// How long an operation of the secondary may take.
+    pub leg_timeout: Span,
     awaited: Vec<(Awaited, Time)>,
     corruptions: Vec<Corruption>,
     in_sync: bool,
@@ -65,8 +75,13 @@ impl AdminState {
             stopped_clean: false,
             stall_budget: plan.config.stall_budget,
             stall_budget_least: plan.config.stall_budget,
-            lenient: plan.protocol == Protocol::Async || plan.faults != Faults::None || plan.config.lag_bytes != 0,
+            lenient: plan.protocol == Protocol::Async
+                || plan.faults != Faults::None
+                || plan.lasting != Lasting::None
+                || plan.config.lag_bytes != 0,
             renewal: None,
+            told: [None; 2],
+            leg_timeout: plan.config.leg_timeout,
             awaited: Vec::new(),
             corruptions: Vec::new(),
             in_sync: false,
@@ -264,7 +279,11 @@ impl World {
     pub fn notified(&mut self, event: Event) -> Check {
         self.trace(|| format!("event {event:?}"));
         match event {
-            Event::Health { .. } | Event::ResyncEnded { .. } | Event::Tracked(_) => Ok(()),
+            Event::Health { leg, health } => {
+                self.admin.told[leg.index()] = Some(health);
+                self.check_told(leg)
+            }
+            Event::ResyncEnded { .. } | Event::Tracked(_) => Ok(()),
             Event::LegError { .. } => {
                 self.stats.leg_errors += 1;
                 self.admin.verify_undisturbed = false;
@@ -329,8 +348,58 @@ impl World {
         Ok(())
     }
 
+    /// What was told of a leg is what the record says, whichever a start finds.
+    fn check_told(&self, leg: LegId) -> Check {
+        let told = self.admin.told[leg.index()];
+        let recorded = |record: &Record| record.legs[leg.index()].map(|leg| leg.health);
+        match self.store.possible().find(|record| recorded(record) != told) {
+            None => Ok(()),
+            Some(record) => Err(format!(
+                "leg {leg} was told to be {told:?}, a start may find {record:?}"
+            )),
+        }
+    }
+
+    /// A life begins with what its first record says.
+    pub fn told_by_record(&mut self, record: &Record) {
+        self.admin.told = record.legs.map(|leg| leg.map(|leg| leg.health));
+    }
+
+    /// Nothing has become durable of which nobody was told.
+    fn watch_told(&self, status: &Status) -> Check {
+        let recorded = status.record.legs.map(|leg| leg.map(|leg| leg.health));
+        if recorded == self.admin.told {
+            Ok(())
+        } else {
+            Err(format!("told {:?}, recorded {:?}", self.admin.told, status.record))
+        }
+    }
+
+    /// A secondary that has been at an operation for longer than the leg time-out is not followed any more.
+    fn watch_hung(&self, status: &Status) -> Check {
+        let secondary = status.record.primary.other();
+        let followed = status.legs[secondary.index()].is_some_and(|leg| leg.health == Health::InSync);
+        let allowed = self.admin.leg_timeout.0.saturating_add(CLOCKS_LATE.0);
+        let layout = &self.plan.config.layout;
+        let copies = layout.tags_bytes()..layout.pool_start();
+        let hung = self.flights.values().find(|flight| {
+            // A guest's read of a leg that was primary when it came is nothing that the leg is followed by.
+            let follows = flight.op.action != Action::Read || copies.contains(&flight.op.buf.offset());
+            flight.op.leg == secondary && follows && self.now.since(flight.issued_at).0 > allowed
+        });
+        match hung.filter(|_| followed && status.primary == status.record.primary) {
+            None => Ok(()),
+            Some(flight) => Err(format!(
+                "leg {secondary} counts as in sync and hangs in {:?}",
+                flight.op
+            )),
+        }
+    }
+
     /// Health as the core sees it: counts, and demotions that nothing explains.
     pub fn watch_health(&mut self, status: &Status) -> Check {
+        self.watch_told(status)?;
+        self.watch_hung(status)?;
         let secondary = status.record.legs[status.record.primary.other().index()];
         let in_sync = secondary.is_some_and(|leg| leg.health == Health::InSync && leg.attached);
         let was = std::mem::replace(&mut self.admin.in_sync, in_sync);
@@ -368,7 +437,7 @@ impl World {
     pub fn count_copied(&mut self, op: &LegOp) {
         let layout = &self.plan.config.layout;
         let copies = layout.tags_bytes()..layout.pool_start();
-        if matches!(op.action, twinblk::core::Action::Write { .. }) && copies.contains(&op.buf.offset()) {
+        if matches!(op.action, Action::Write { .. }) && copies.contains(&op.buf.offset()) {
             self.walks.copied += op.range.len;
         }
     }

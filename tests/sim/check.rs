@@ -272,6 +272,12 @@ pub fn at_rest(oracle: &Oracle, disks: &[Disk; 2], record: &Record) -> Check {
     Ok(())
 }
 
+/// Of a lost primary, the secondary in sync that has everything that was on its way: it shows everything acknowledged.
+pub fn survivor_holds(oracle: &Oracle, disk: &Disk) -> Check {
+    holds(oracle, disk, disk.live(), oracle.floor())
+        .map_err(|what| format!("the primary is lost, and of the other leg {what}"))
+}
+
 /// `content` of a sector, hashed for a digest, is what the device held at `generation`.
 pub fn digested(oracle: &Oracle, sector: usize, content: Token, generation: u64) -> Check {
     let Some((expected, zero)) = oracle.expected_at(generation, sector) else {

@@ -50,7 +50,8 @@ impl Counters {
         if requested > source {
             return Err(format!("R {requested} is above G {source}"));
         }
-        let secondary = status.record.primary.other().index();
+        // After a switch that was given up too late the record may name the other leg for a while.
+        let secondary = status.primary.other().index();
         let recorded = status.record.legs[secondary].is_some_and(|leg| leg.health == Health::InSync && leg.attached);
         // A leg that was given up may have lost what it had; the counters stand still, whatever the record says yet.
         let in_sync = recorded && status.legs[secondary].is_some_and(|leg| leg.health == Health::InSync);

@@ -13,7 +13,7 @@ use crate::oracle::sectors;
 use crate::rng::mix;
 use crate::token::{SECTOR, Token, WriteId};
 use crate::world::{Happening, World, op_id};
-use twinblk::core::{Action, Bits, Buf, Effect, Errno, LegOp, Operation, Tag};
+use twinblk::core::{Action, Bits, Buf, Effect, Errno, LegOp, Operation, Tag, Time};
 
 /// An operation on a leg, in flight.
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ pub struct Flight {
     /// Tells this operation from a later one of the same id, and which blocks are taken early.
     nonce: u64,
     early_done: bool,
+    pub issued_at: Time,
     pub result: Result<(), Errno>,
 }
 
@@ -129,6 +130,7 @@ impl World {
                 zeroes,
                 nonce,
                 early_done: false,
+                issued_at: self.now,
                 result,
             },
         );
@@ -262,6 +264,9 @@ impl World {
         };
         let (op, handle) = (flight.op, flight.handle);
         let leg = op.leg.index();
+        if self.faults.keeps(leg, id, nonce) {
+            return Ok(());
+        }
         if let Some(until) = self.faults.hung_until(leg) {
             let delay = until.since(self.now).0 + self.rng.below(1_000_000);
             self.at(delay, Happening::Completion { op: id, nonce });
@@ -351,6 +356,7 @@ impl World {
                 self.faults
                     .explains(&self.store, &pending, self.now)
                     .map_err(|what| format!("{request:?} fails with {error:?}, but {what}"))?;
+                self.stats.unrecorded_errors += u64::from(self.store.failing == u32::MAX || self.store.hangs);
                 if pending.write != 0 {
                     self.oracle.fail(pending.write);
                 }

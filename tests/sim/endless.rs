@@ -6,7 +6,7 @@
 use crate::check::Check;
 use crate::guest::Pending;
 use crate::life;
-use crate::plan::{Admin, Faults, Plan};
+use crate::plan::{Admin, Faults, Lasting, Plan};
 use crate::world::World;
 use twinblk::core::time::Span;
 use twinblk::core::{LegId, Operation, Protocol};
@@ -21,6 +21,7 @@ fn plan(seed: u64, protocol: Protocol, mirrored: bool) -> Plan {
     let mut plan = Plan::new(seed);
     plan.protocol = protocol;
     plan.faults = Faults::None;
+    plan.lasting = Lasting::None;
     plan.admin = Admin::Absent;
     plan.endless = true;
     plan.requests = REQUESTS;

@@ -1,15 +1,18 @@
 //! What goes wrong with disks and records, when, and whether it explains what the guest was told.
 //!
 //! Verifies that no request of the guest fails unless the leg that served it (one that some possible record names as
-//! primary) had an error of that kind in that place while the request was under way, or records could not be written.
+//! primary) had an error of that kind in that place while the request was under way, or no record could be written for
+//! about as long as the core may hold what waits for one.
 
+use crate::admin::Awaited;
 use crate::check::Check;
 use crate::disk::FlushLoss;
 use crate::guest::Pending;
-use crate::plan::Faults;
+use crate::plan::{Faults, Lasting};
 use crate::record::Store;
 use crate::rng::Rng;
 use crate::world::{Happening, World};
+use twinblk::core::config::RECORD_BUDGET;
 use twinblk::core::time::Span;
 use twinblk::core::{Action, Errno, LegId, LegOp, Operation, Range, Time};
 
@@ -30,12 +33,16 @@ struct Injected {
 pub struct FaultState {
     rules: [Vec<Rule>; 2],
     lost: [bool; 2],
+    /// What lasts, once it has begun, and the leg it is about.
+    lasting: Option<(Lasting, LegId)>,
+    /// Operations that a hung leg keeps.
+    kept: Vec<(u64, u64)>,
     hung: [Option<Time>; 2],
     /// Errors of a leg that might be the primary.
     injected: Vec<Injected>,
     /// When the guest had to wait for the primary or for a record last.
     excuse: Time,
-    /// When a record failed last.
+    /// When a record could not be written last.
     record_failed: Option<Time>,
     /// A leg that was primary hangs.
     primary_hung: bool,
@@ -90,6 +97,25 @@ impl FaultState {
         self.hung[leg]
     }
 
+    /// Whether a leg that hangs for good keeps this operation, until it is healed.
+    pub fn keeps(&mut self, leg: usize, id: u64, nonce: u64) -> bool {
+        let keeps = self
+            .lasting
+            .is_some_and(|lasting| lasting == (Lasting::SecondaryHangs, LegId::ALL[leg]));
+        if keeps {
+            self.kept.push((id, nonce));
+        }
+        keeps
+    }
+
+    pub fn lasting(&self) -> Option<Lasting> {
+        self.lasting.map(|(lasting, _)| lasting)
+    }
+
+    fn lasts(&self, lasting: Lasting, leg: usize) -> bool {
+        self.lasting == Some((lasting, LegId::ALL[leg]))
+    }
+
     pub fn note_error(&mut self, could_be_primary: bool, op: LegOp, now: Time) {
         if could_be_primary {
             self.injected.push(Injected {
@@ -110,14 +136,22 @@ impl FaultState {
 
     /// The last moment at which a request may have waited for something that nobody bounds.
     pub fn excused_until(&mut self, now: Time, store: &Store) -> Time {
-        if store.failing > 0 {
-            self.excuse = now;
+        if store.failing > 0 || store.hangs {
             self.record_failed = Some(now);
         }
         if self.primary_hung {
             self.excuse = now;
         }
         self.excuse
+    }
+
+    /// How much longer than usual a request may wait because a record could not be written while it did: the core holds it
+    /// for a budget, twice if it is a switch first and a leg's failure then.
+    pub fn held_for_records(&self, since: Time) -> Span {
+        match self.record_failed {
+            Some(at) if at >= since => Span(2 * RECORD_BUDGET.0),
+            _ => Span(0),
+        }
     }
 
     /// Whether something injected explains that this request fails.
@@ -136,21 +170,24 @@ impl FaultState {
                 && kinds & kind(error.action) != 0
                 && (error.action == Action::Flush || error.range.overlaps(request.range))
         });
-        let records = store.failing > 0 || self.record_failed.is_some_and(|at| at >= pending.submitted_at);
-        if explained || records {
+        // A record that was under way when the demotion came may have ended well in between.
+        let unrecorded = now.since(store.durable_at).0 >= RECORD_BUDGET.0 / 2 && request.operation != Operation::Read;
+        if explained || unrecorded {
             Ok(())
         } else {
             Err(format!(
-                "the primary had no such error since {:?} (now {now:?})",
-                pending.submitted_at
+                "the primary had no such error since {:?} (now {now:?}), and a record was durable at {:?}",
+                pending.submitted_at, store.durable_at
             ))
         }
     }
 
     fn heal(&mut self, leg: usize) {
         self.rules[leg].clear();
-        self.lost[leg] = false;
-        self.hung[leg] = None;
+        self.lost[leg] &= self.lasts(Lasting::PrimaryLost, leg);
+        if !self.lasts(Lasting::SecondaryHangs, leg) {
+            self.hung[leg] = None;
+        }
     }
 }
 
@@ -184,6 +221,7 @@ impl World {
             1 => self.break_leg(primary, false),
             2 => self.hang_leg(primary.other()),
             3 => self.hang_leg(primary),
+            _ if self.store.failing > 0 || self.store.hangs => {}
             _ => {
                 self.store.failing = self.rng.pick(&[1, 1, 2, 5]);
                 let delay = self.around(interval);
@@ -243,13 +281,65 @@ impl World {
         self.mirror.set_leg_timeout(self.now, timeout);
         self.mirror.set_stall_budget(self.now, stall);
         self.admin.stall_budget = stall;
+        self.admin.leg_timeout = timeout;
     }
 
     pub fn heal_everything(&mut self) -> Check {
+        self.end_lasting();
         for leg in LegId::ALL {
             self.heal_leg(leg)?;
         }
         self.store.failing = 0;
         Ok(())
+    }
+
+    /// What lasts begins, if it can now.
+    pub fn begin_lasting(&mut self) -> bool {
+        let lasting = self.plan.lasting;
+        let primary = self.mirror.status().primary;
+        let layout = &self.plan.config.layout;
+        let copies = layout.tags_bytes()..layout.pool_start();
+        // A guest's read that was sent to a leg just before it ceased to be the primary waits for that leg, however long.
+        let left_behind = self.flights.values().any(|flight| {
+            let op = &flight.op;
+            op.leg != primary && op.action == Action::Read && !copies.contains(&op.buf.offset())
+        });
+        let settled = !left_behind
+            && self.store.possible().all(|record| record.primary == primary)
+            && !self.admin.awaits(Awaited::Switch);
+        match lasting {
+            Lasting::None => return true,
+            Lasting::SecondaryHangs if !settled => return false,
+            Lasting::SecondaryHangs => self.faults.hung[primary.other().index()] = Some(Time(u64::MAX)),
+            Lasting::PrimaryLost if !settled => return false,
+            Lasting::PrimaryLost => self.faults.lost[primary.index()] = true,
+            Lasting::RecordsFail => self.store.failing = u32::MAX,
+            Lasting::RecordsHang => self.store.hangs = true,
+        }
+        let leg = if lasting == Lasting::PrimaryLost {
+            primary
+        } else {
+            primary.other()
+        };
+        self.faults.lasting = Some((lasting, leg));
+        self.trace(|| format!("fault that lasts: {lasting:?} ({leg})"));
+        true
+    }
+
+    /// What lasted is over: what hung goes on.
+    fn end_lasting(&mut self) {
+        let Some((lasting, _)) = self.faults.lasting.take() else {
+            return;
+        };
+        self.trace(|| format!("{lasting:?} is over"));
+        for (op, nonce) in std::mem::take(&mut self.faults.kept) {
+            let delay = self.rng.below(1_000_000);
+            self.at(delay, Happening::Completion { op, nonce });
+        }
+        self.store.hangs = false;
+        if self.store.is_writing() && self.store.kept {
+            self.store.kept = false;
+            self.at(1_000, Happening::Recorded);
+        }
     }
 }

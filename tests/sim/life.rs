@@ -5,13 +5,13 @@
 //! the secondary is recorded as syncing before anything is served.
 
 use crate::admin::Awaited;
-use crate::check::{Check, End, at_rest, flush_acknowledged, image_after};
+use crate::check::{Check, End, at_rest, flush_acknowledged, image_after, survivor_holds};
 use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::faults::FaultState;
 use crate::guest::Guest;
 use crate::oracle::Oracle;
-use crate::plan::Plan;
+use crate::plan::{Lasting, Plan};
 use crate::record::Store;
 use crate::rng::Rng;
 use crate::stats::Stats;
@@ -19,7 +19,7 @@ use crate::token::{SECTOR, Token};
 use crate::walk::Walks;
 use crate::world::{Happening, World};
 use twinblk::core::time::Span;
-use twinblk::core::{CopyMode, Health, LegId, LegRecord, LegTraits, Mirror, Protocol, Record};
+use twinblk::core::{CopyMode, Health, LegId, LegRecord, LegTraits, Mirror, Protocol, Record, Status};
 
 /// Simulated time within which a healthy device comes to rest.
 const REST: Span = Span(600_000_000_000);
@@ -30,8 +30,10 @@ pub fn run(plan: Plan, trace: bool) -> Check<Stats> {
     for life in 0..plan.lives {
         world.stats.lives += 1;
         world.live(plan.requests)?;
+        world.stats.ceilings_raised += std::mem::take(&mut world.store.ceilings_raised);
         let last = life + 1 == plan.lives;
         match world.rng.below(if last { 6 } else { 5 }) {
+            choice if world.admin.stopped => world.end(if choice < 3 { End::Cut } else { End::Kill })?,
             0 => world.end(End::Cut)?,
             1 => world.end(End::Kill)?,
             _ => {
@@ -47,7 +49,9 @@ pub fn run(plan: Plan, trace: bool) -> Check<Stats> {
         world.start_again()?;
     }
     world.live(20)?;
-    world.rest()?;
+    if !world.admin.stopped {
+        world.rest()?;
+    }
     Ok(world.stats)
 }
 
@@ -62,6 +66,14 @@ fn check_opened(found: &Record, opened: &Record) -> Check {
         return Err(format!("a start trusts the secondary: {opened:?} after {found:?}"));
     }
     Ok(())
+}
+
+/// The record that a start makes; of plans that have few generations at a time, it makes few available.
+fn opened(found: &Record, there: [bool; 2], plan: &Plan) -> Record {
+    Record {
+        generation_ceiling: found.generation_ceiling + plan.config.generations,
+        ..found.opened(there)
+    }
 }
 
 fn traits(plan: &Plan, leg: LegId) -> LegTraits {
@@ -90,7 +102,7 @@ pub fn first_life(plan: Plan, trace: bool) -> World {
         ..Record::first(plan.protocol)
     };
     let there = first.legs.map(|leg| leg.is_some());
-    let record = first.opened(there);
+    let record = opened(&first, there, &plan);
     let legs = LegId::ALL.map(|leg| there[leg.index()].then(|| traits(&plan, leg)));
     let disks = [Disk::new(content, block), Disk::new(other, block)];
     let world_rng = Rng::new(rng.next());
@@ -106,11 +118,12 @@ pub fn first_life(plan: Plan, trace: bool) -> World {
             twinblk::core::Time(1_000_000),
         ),
         disks,
-        Store::new(record),
+        Store::new(record, twinblk::core::Time(1_000_000)),
         1,
         trace,
     );
     world.admin.claimed = there;
+    world.told_by_record(&record);
     world.admin.replaced = [false, !plan.begins_mirrored];
     world.admin.touched = world.admin.replaced;
     world
@@ -129,13 +142,88 @@ impl World {
         }
         let delay = self.around(self.plan.fault_interval.0);
         self.at(delay, Happening::Fault);
+        let mut lasting_at = match self.plan.lasting {
+            Lasting::None => u64::MAX,
+            _ => self.issued + self.rng.below(requests),
+        };
         while self.issued < self.budget {
+            if self.issued >= lasting_at && self.begin_lasting() {
+                lasting_at = u64::MAX;
+            }
             self.must_step()?;
         }
         // The end comes in the middle of things.
         for _ in 0..self.rng.below(40) {
-            if !self.is_quiet() {
+            if !self.is_quiet() && !self.step()? {
+                break;
+            }
+        }
+        if self.faults.lasting().is_some() && self.rng.percent(80) {
+            self.outlast()?;
+        }
+        Ok(())
+    }
+
+    /// What lasts does not end: every request is answered all the same, and so are those that come after.
+    fn outlast(&mut self) -> Check {
+        let until = self.now + self.admin.stall_budget + self.admin.leg_timeout;
+        for more in [0, 20] {
+            self.budget = self.issued + more;
+            self.wake();
+            while self.issued < self.budget || self.guest.outstanding().next().is_some() {
                 self.must_step()?;
+            }
+        }
+        while self.now < until && self.step()? {}
+        match self.faults.lasting() {
+            Some(Lasting::SecondaryHangs) => self.stats.outlasted_hangs += 1,
+            Some(Lasting::PrimaryLost) => {
+                self.stats.outlasted_losses += 1;
+                self.survive()?;
+                self.stop_in_trouble()?;
+            }
+            Some(Lasting::RecordsFail | Lasting::RecordsHang) => {
+                self.stats.outlasted_records += 1;
+                self.stop_in_trouble()?;
+            }
+            Some(Lasting::None) | None => {}
+        }
+        Ok(())
+    }
+
+    /// The primary is lost; what is on its way to a secondary that follows gets there.
+    fn survive(&mut self) -> Check {
+        let status = self.mirror.status();
+        let secondary = status.primary.other();
+        let follows = |status: &Status| {
+            let [recorded, is] = [
+                status.record.legs.map(|leg| leg.map(|leg| leg.health)),
+                status.legs.map(|leg| leg.map(|leg| leg.health)),
+            ]
+            .map(|legs| legs[secondary.index()] == Some(Health::InSync));
+            recorded && is && status.counting && status.writes_mirrored == status.source_generation
+        };
+        if follows(&status) && !self.flights.values().any(|flight| flight.op.leg == secondary) {
+            self.stats.survivors += 1;
+            survivor_holds(&self.oracle, &self.disks[secondary.index()])?;
+        }
+        Ok(())
+    }
+
+    /// A stop where no record can be written, or the primary cannot be flushed, ends, and is not clean.
+    fn stop_in_trouble(&mut self) -> Check {
+        if !self.rng.percent(40) {
+            return Ok(());
+        }
+        self.stop()?;
+        self.settle_effects()?;
+        while self.admin.awaits(Awaited::Stop) {
+            self.must_step()?;
+        }
+        if self.admin.stopped {
+            self.stats.unrecordable_stops += 1;
+            if self.admin.stopped_clean {
+                return Err("a stop is said to be clean that could not be recorded".into());
             }
         }
         Ok(())
@@ -332,10 +420,10 @@ impl World {
             .map_err(|what| format!("after a clean stop: {what}"))?;
         let record = *self.store.possible().next().expect("there is always a record");
         at_rest(&self.oracle, &self.disks, &record)?;
-        // The next daemon opens them anew: what a failed flush lost shows then.
-        for disk in &mut self.disks {
+        // The next daemon opens the disks anew, and sees what a failed flush has lost.
+        self.disks.iter_mut().for_each(|disk| {
             disk.reopen();
-        }
+        });
         Ok(())
     }
 
@@ -375,7 +463,7 @@ impl World {
         let tracked = self.tables.find(&found, &mut self.rng);
         let record = Record {
             tracked: tracked.is_some(),
-            ..found.opened(there)
+            ..opened(&found, there, &self.plan)
         };
         if tracked.is_some() {
             self.stats.starts_tracked += 1;
@@ -384,7 +472,7 @@ impl World {
         if there[secondary] && record.legs[secondary].is_some_and(|leg| leg.health == Health::InSync) {
             self.stats.starts_in_sync += 1;
         }
-        self.store.put(record);
+        self.store.put(record, self.now);
         self.clear();
         // What is left is what there is: ids of this life say nothing on the other leg any more.
         self.disks.iter_mut().for_each(Disk::begin_anew);
@@ -403,6 +491,7 @@ impl World {
         let lenient = record.protocol == Protocol::Async || self.admin.lenient;
         self.admin = crate::admin::AdminState::new(&self.plan);
         self.admin.claimed = there;
+        self.told_by_record(&record);
         self.admin.lenient = lenient;
         (self.admin.replaced, self.admin.touched) = (replaced, replaced);
         self.arena = crate::arena::Arena::new(&self.plan.config.layout);

@@ -12,11 +12,15 @@
 //! - a power cut at any moment: of what was not flushed each block survives or not, on each leg by itself;
 //! - the death of the daemon at any moment: what is in flight lands or not, caches stay;
 //! - records that are slow, or end in an error while nobody knows whether they are durable;
+//! - what lasts: a secondary that answers nothing any more, a primary that answers everything with an error, records that
+//!   cannot be written or never end; and a late answer of what hung, when it is over;
+//! - generations that run out every few dozen writes, so that each start and each raise of the ceiling counts;
 //! - an administrator who attaches (blank, junk, a former leg), detaches, switches, stops, verifies, digests and changes
 //!   settings at any moment; somebody who writes to a detached leg; sectors that change by themselves.
 //!
-//! **Not simulated**: two faults that the design does not survive either (the primary lost for ever while the secondary is not
-//! in sync, a daemon that dies while a leg hangs for ever); the format of records; memory and threads of the daemon.
+//! **Not simulated**: faults that the design does not survive either (a lost primary's device served from the other leg by
+//! force, a daemon that dies while a leg hangs for ever, a guest's read that was sent to a leg just before it ceased to be
+//! the primary and hangs there); the format of records; memory and threads of the daemon.
 //!
 //! What each checker verifies, and what it does not, stands at the head of its module: `check` (acknowledgements, cuts,
 //! rest, digests), `effects` (order and use of memory), `counters`, `walk` (verify), `faults` (errors told to the guest),

@@ -2,7 +2,7 @@
 
 use crate::rng::Rng;
 use twinblk::core::time::Span;
-use twinblk::core::{Config, Geometry, Layout, Protocol};
+use twinblk::core::{Config, Geometry, Layout, Protocol, Record};
 
 /// Which faults a world may meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,20 @@ pub enum Faults {
     Records,
     /// All of it.
     Everything,
+}
+
+/// Something that goes wrong in the middle of a life and stays so until its end, or until it comes to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    None,
+    /// The secondary answers nothing any more.
+    SecondaryHangs,
+    /// The primary answers everything with an error.
+    PrimaryLost,
+    /// Every record's write ends in an error.
+    RecordsFail,
+    /// A record's write does not end.
+    RecordsHang,
 }
 
 /// How the administrator behaves.
@@ -40,6 +54,7 @@ pub struct Plan {
     pub config: Config,
     pub protocol: Protocol,
     pub faults: Faults,
+    pub lasting: Lasting,
     pub admin: Admin,
     /// Mean time between two things the administrator does, and between two faults.
     pub admin_interval: Span,
@@ -100,6 +115,24 @@ impl Plan {
             Faults::Records,
             Faults::Everything,
         ]);
+        // Of a stream of its own, so that what came to be modelled later does not change the worlds of earlier seeds.
+        let later = &mut Rng::new(seed ^ 0x1a57);
+        let lasting = match later.below(100) {
+            0..75 => Lasting::None,
+            75..83 => Lasting::SecondaryHangs,
+            83..88 => Lasting::PrimaryLost,
+            88..95 => Lasting::RecordsFail,
+            _ => Lasting::RecordsHang,
+        };
+        let few_generations = 4 * u64::from(depth) + later.below(100);
+        let generations = later.pick(&[Record::GENERATIONS, Record::GENERATIONS, few_generations]);
+        // A buffer that a leg keeps for good is replaced out of the pool, which is never smaller than all tags' buffers (see
+        // `Mirror::set_pool_bytes`). Elsewhere a smaller one makes it run short more often.
+        let least = if lasting == Lasting::SecondaryHangs {
+            u64::from(depth)
+        } else {
+            1
+        };
         let patient = faults == Faults::None || rng.percent(30);
         Plan {
             seed,
@@ -117,9 +150,10 @@ impl Plan {
                     max_io,
                     copies,
                     copy_bytes: extent,
-                    pool_max,
+                    pool_max: pool_max.max(least * u64::from(max_io)),
                 },
-                pool_bytes: (u64::from(max_io) * rng.within(1, 24)).min(pool_max),
+                pool_bytes: (u64::from(max_io) * rng.within(1, 24).max(least))
+                    .min(pool_max.max(least * u64::from(max_io))),
                 stall_budget: if patient {
                     Span::from_secs(30)
                 } else {
@@ -132,9 +166,11 @@ impl Plan {
                 },
                 catch_up: rng.percent(75),
                 lag_bytes: if rng.percent(70) { 0 } else { rng.within(1, 16) * 8192 },
+                generations,
             },
             protocol: rng.pick(&[Protocol::Flush, Protocol::Flush, Protocol::Sync, Protocol::Async]),
             faults,
+            lasting,
             admin: rng.pick(&[Admin::Calm, Admin::Switching, Admin::Restless]),
             admin_interval: Span(fast * rng.pick(&[20, 60, 200])),
             fault_interval: Span(fast * rng.pick(&[30, 100, 400])),

@@ -4,7 +4,7 @@
 //! health; a generation ceiling never falls. Keeps which records a start might find now, so that each acknowledgement can be
 //! held against all of them. Does not model slots: how a torn slot is survived is tested with the format.
 
-use twinblk::core::{Health, LegId, Record};
+use twinblk::core::{Health, LegId, Record, Time};
 
 pub struct Store {
     /// The newest record that is surely durable.
@@ -16,16 +16,27 @@ pub struct Store {
     highest: u64,
     /// How many of the next writes end in an error. Whether such a record is durable all the same nobody knows.
     pub failing: u32,
+    /// The next write does not end; and whether it should have.
+    pub hangs: bool,
+    pub kept: bool,
+    /// When a record was durable last.
+    pub durable_at: Time,
+    /// How often more generations became durable.
+    pub ceilings_raised: u64,
 }
 
 impl Store {
-    pub fn new(record: Record) -> Store {
+    pub fn new(record: Record, now: Time) -> Store {
         Store {
             durable: record,
             doubtful: Vec::new(),
             writing: None,
             highest: record.number,
             failing: 0,
+            hangs: false,
+            kept: false,
+            durable_at: now,
+            ceilings_raised: 0,
         }
     }
 
@@ -70,9 +81,11 @@ impl Store {
     }
 
     /// The write ends: its number, and what the core is told.
-    pub fn end(&mut self) -> (u64, bool) {
+    pub fn end(&mut self, now: Time) -> (u64, bool) {
         let (record, durable) = self.writing.take().expect("a record is under way");
         if durable {
+            self.ceilings_raised += u64::from(record.generation_ceiling > self.durable.generation_ceiling);
+            self.durable_at = now;
             self.durable = record;
             self.doubtful.clear();
         }
@@ -86,13 +99,15 @@ impl Store {
         self.doubtful.clear();
         self.writing = None;
         self.failing = 0;
+        (self.hangs, self.kept) = (false, false);
         // A number of which nothing is left was never used.
         self.highest = self.durable.number;
         self.durable
     }
 
     /// The daemon itself writes a record before there is a core.
-    pub fn put(&mut self, record: Record) {
+    pub fn put(&mut self, record: Record, now: Time) {
+        self.durable_at = now;
         assert!(record.number > self.highest);
         self.highest = record.number;
         self.durable = record;
@@ -112,7 +127,8 @@ fn check_successor(before: &Record, after: &Record) -> Result<(), String> {
     if after.era < before.era || after.generation_ceiling < before.generation_ceiling {
         return Err(format!("era or ceiling fell: {before:?} then {after:?}"));
     }
-    if before.clean {
+    // It may be written again, if nobody knows what became of it.
+    if before.clean && !after.clean {
         return Err(format!("a record follows the clean one: {after:?}"));
     }
     match after.legs[after.primary.index()] {

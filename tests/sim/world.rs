@@ -14,7 +14,7 @@ use crate::effects::Flight;
 use crate::faults::FaultState;
 use crate::guest::{Guest, Pending};
 use crate::oracle::{Kind, Oracle, sectors};
-use crate::plan::Plan;
+use crate::plan::{Lasting, Plan};
 use crate::record::Store;
 use crate::rng::Rng;
 use crate::stats::Stats;
@@ -153,7 +153,11 @@ impl World {
             Happening::Early { op, nonce } => self.op_early(op, nonce),
             Happening::Completion { op, nonce } => self.op_done(op, nonce),
             Happening::Recorded => {
-                let (number, durable) = self.store.end();
+                if self.store.hangs {
+                    self.store.kept = true;
+                    return Ok(());
+                }
+                let (number, durable) = self.store.end(self.now);
                 self.trace(|| format!("record {number} {}", if durable { "durable" } else { "undetermined" }));
                 let result = if durable { Ok(()) } else { Err(Errno(28)) };
                 self.mirror.handle_record(self.now, number, result);
@@ -180,7 +184,9 @@ impl World {
             Happening::Fault => self.inject(),
             Happening::Heal { leg } => self.heal_leg(LegId::ALL[usize::from(leg)]),
             Happening::HealRecords => {
-                self.store.failing = 0;
+                if self.faults.lasting() != Some(Lasting::RecordsFail) {
+                    self.store.failing = 0;
+                }
                 Ok(())
             }
         }
@@ -270,12 +276,24 @@ impl World {
     }
 
     fn answers_in_time(&mut self) -> Check {
-        let allowed = self.admin.stall_budget.0.saturating_add(PATIENCE.0);
+        // A leg that hangs for good can cost a request its budget twice: a switch is held by it first, and gives up after as long.
+        let budgets = if self.faults.lasting() == Some(Lasting::SecondaryHangs) {
+            2
+        } else {
+            1
+        };
+        let allowed = self
+            .admin
+            .stall_budget
+            .0
+            .saturating_mul(budgets)
+            .saturating_add(PATIENCE.0);
         let excused = self.faults.excused_until(self.now, &self.store);
         for (tag, pending) in self.guest.pending.iter().enumerate() {
             let Some(pending) = pending else { continue };
             let since = pending.submitted_at.max(excused);
-            if self.now.since(since).0 > allowed {
+            let held = self.faults.held_for_records(pending.submitted_at);
+            if self.now.since(since).0 > allowed.saturating_add(held.0) {
                 return Err(format!(
                     "request {tag} {:?} was not answered for {} ms",
                     pending.request,

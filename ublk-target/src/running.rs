@@ -198,6 +198,7 @@ fn config(superblock: &Superblock, layout: Layout) -> Config {
         leg_timeout: TimeSpan::from_millis(settings.leg_timeout_ms),
         catch_up: settings.catch_up,
         lag_bytes: settings.lag_bytes,
+        generations: Record::GENERATIONS,
     }
 }
 

@@ -172,11 +172,11 @@ impl Mirror {
             Operation::Read | Operation::Flush => unreachable!("only mutations are admitted here"),
         };
         if !self.has_generations() {
-            self.owe_record();
-            if self.is_overdue() {
+            let fails = self.owe_generations();
+            if fails {
                 self.answer(tag, Err(Errno::IO), guest.buf);
             }
-            return self.is_overdue();
+            return fails;
         }
         let marked = match self.may_enter(range) {
             Entrance::Open { marked } => marked,

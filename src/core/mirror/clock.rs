@@ -6,6 +6,7 @@
 use super::Mirror;
 use super::follow::Follow;
 use super::table::Side;
+use crate::core::breaks::{self, Break};
 use crate::core::time::{Span, Time};
 
 impl Mirror {
@@ -61,6 +62,9 @@ impl Mirror {
 
     /// The second clock: how long an operation has been under way on the secondary.
     fn check_leg(&mut self) {
+        if breaks::on(Break::LegClock) {
+            return;
+        }
         let secondary = self.secondary().index();
         let entries = self.table.indices().map(|index| &self.table[index]);
         let oldest = entries

@@ -244,10 +244,18 @@ impl Mirror {
 
     /// A stop has been waiting for a record as long as it may: it ends without, and the next start compares everything.
     fn is_stop_unrecordable(&self) -> bool {
-        let due = self
-            .drain
-            .is_some_and(|drain| drain.held_at + RECORD_BUDGET <= self.now);
-        self.is_stopping() && due && (self.recorder.is_busy() || !self.tracking.is_idle())
+        self.stop_record_due().is_some_and(|due| due <= self.now)
+    }
+
+    /// When a stop that waits for a record, or for the state directory's tables, waits no longer.
+    fn stop_record_due(&self) -> Option<Time> {
+        let drain = self.drain.filter(|drain| drain.purpose == Purpose::Stop)?;
+        let since = match self.recorder.busy_since() {
+            Some(since) => since.max(drain.held_at),
+            None if !self.tracking.is_idle() => drain.held_at,
+            None => return None,
+        };
+        Some(since + RECORD_BUDGET)
     }
 
     fn stopped(&mut self, clean: bool) {
@@ -462,6 +470,9 @@ impl Mirror {
     }
 
     pub(super) fn check_drain_deadline(&mut self) {
+        if let Some(due) = self.stop_record_due().filter(|due| *due > self.now) {
+            self.arm(due);
+        }
         let Some(Drain {
             purpose,
             phase,

@@ -197,7 +197,11 @@ impl Mirror {
         );
         let depth = config.layout.depth as usize;
         let capacity = PENDING + depth + config.layout.copies as usize;
-        let generation = record.generation_ceiling - Record::GENERATIONS;
+        assert!(
+            config.generations >= 4 * depth as u64,
+            "what is in flight leaves generations"
+        );
+        let generation = record.generation_ceiling - config.generations;
         let longest = config.layout.max_io as u64;
         let active = match &tracked {
             Some(tracked) => tracked.active.clone(),
@@ -215,7 +219,7 @@ impl Mirror {
             catch_up: CatchUp::new(),
             copy_mode: resync,
             copy_kind: WalkKind::Full,
-            recorder: Recorder::new(record),
+            recorder: Recorder::new(record, config.generations),
             guests: (0..depth as u16)
                 .map(|tag| Guest::idle(config.layout.tag(tag)))
                 .collect(),

@@ -20,46 +20,70 @@ use crate::core::config::RECORD_BUDGET;
 use crate::core::request::Errno;
 use crate::core::time::Time;
 
-/// The record that guests wait for.
+/// How long something has been waiting for a record.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Owed {
+struct Wait {
     since: Option<Time>,
     /// The budget has run out.
     overdue: bool,
 }
 
-impl Owed {
-    pub(super) const NOTHING: Owed = Owed {
+impl Wait {
+    const NONE: Wait = Wait {
         since: None,
         overdue: false,
+    };
+
+    /// Begin to wait, unless it does already. Returns when it is to be looked at.
+    fn begin(&mut self, now: Time) -> Time {
+        *self.since.get_or_insert(now) + RECORD_BUDGET
+    }
+
+    /// When the budget runs out, if it has not.
+    fn due(&self) -> Option<Time> {
+        let since = self.since.filter(|_| !self.overdue)?;
+        Some(since + RECORD_BUDGET)
+    }
+}
+
+/// The records that guests wait for. Each has its clock, so that a leg that comes and goes sets back no other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owed {
+    demotion: Wait,
+    generations: Wait,
+}
+
+impl Owed {
+    pub(super) const NOTHING: Owed = Owed {
+        demotion: Wait::NONE,
+        generations: Wait::NONE,
     };
 }
 
 impl Mirror {
-    /// The secondary was given up: what counted on it waits for the record that says so, for a budget of its own.
+    /// The secondary was given up: what counted on it waits for the record that says so.
     pub(super) fn owe_demotion(&mut self) {
-        self.recorder.owed = Owed::NOTHING;
-        self.owe_record();
+        let due = self.recorder.owed.demotion.begin(self.now);
+        self.arm(due);
     }
 
-    /// A mutation waits for generations.
-    pub(super) fn owe_record(&mut self) {
-        if self.recorder.owed.since.is_none() {
-            self.recorder.owed.since = Some(self.now);
-            self.arm(self.now + RECORD_BUDGET);
+    /// A mutation waits for generations. Returns whether it is to fail instead.
+    pub(super) fn owe_generations(&mut self) -> bool {
+        let due = self.recorder.owed.generations.begin(self.now);
+        if due > self.now {
+            self.arm(due);
         }
+        self.recorder.owed.generations.overdue
     }
 
     /// A record is durable: is it the one?
     pub(super) fn review_owed(&mut self) {
-        if self.follow != Follow::Leaving && self.has_generations() {
-            self.recorder.owed = Owed::NOTHING;
+        if self.follow != Follow::Leaving {
+            self.recorder.owed.demotion = Wait::NONE;
         }
-    }
-
-    /// Whether what waits for a record is to fail.
-    pub(super) fn is_overdue(&self) -> bool {
-        self.recorder.owed.overdue
+        if self.has_generations() {
+            self.recorder.owed.generations = Wait::NONE;
+        }
     }
 
     /// Whether every mutation that could be under way would find a generation below the durable ceiling.
@@ -68,9 +92,9 @@ impl Mirror {
             .has_generations(self.counters.source + self.guests.len() as u64)
     }
 
-    /// How a request ends that nothing but a record stands against, if it is to wait no longer.
+    /// How a request ends that nothing but the record of a demotion stands against, if it is to wait no longer.
     pub(super) fn overdue_end(&self) -> Option<Result<(), Errno>> {
-        if self.follow != Follow::Leaving || !self.is_overdue() {
+        if self.follow != Follow::Leaving || !self.recorder.owed.demotion.overdue {
             return None;
         }
         let acknowledged = breaks::on(Break::UnrecordedAcknowledged);
@@ -78,16 +102,22 @@ impl Mirror {
     }
 
     pub(super) fn check_owed(&mut self) {
-        let Some(since) = self.recorder.owed.since else { return };
-        if self.is_overdue() || breaks::on(Break::HeldForEver) {
+        if breaks::on(Break::HeldForEver) {
             return;
         }
-        if since + RECORD_BUDGET > self.now {
-            self.arm(since + RECORD_BUDGET);
-            return;
+        let Owed { demotion, generations } = self.recorder.owed;
+        if let Some(due) = [demotion.due(), generations.due()].into_iter().flatten().min() {
+            if due > self.now {
+                self.arm(due);
+                return;
+            }
+            let owed = &mut self.recorder.owed;
+            for wait in [&mut owed.demotion, &mut owed.generations] {
+                wait.overdue |= wait.due().is_some_and(|due| due <= self.now);
+            }
+            // Mutations without a generation fail where they are admitted.
+            self.review_guests();
+            self.check_owed();
         }
-        self.recorder.owed.overdue = true;
-        // Mutations without a generation fail where they are admitted.
-        self.review_guests();
     }
 }

@@ -7,6 +7,7 @@
 
 use super::Mirror;
 use super::owed::Owed;
+use crate::core::breaks::{self, Break};
 use crate::core::effect::{Effect, Event};
 use crate::core::leg::{Health, LegId};
 use crate::core::record::{LegRecord, Protocol, Record};
@@ -30,9 +31,12 @@ pub(super) struct Recorder {
     retry_at: Option<Time>,
     /// When `last` was begun.
     begun_at: Time,
+    /// Since when there is something to record that is not durable.
+    busy_since: Option<Time>,
     pub(super) owed: Owed,
     ceiling: u64,
     ceiling_low: u64,
+    generations: u64,
     /// What the record should say, where the core has no other place for it.
     pub(super) primary: LegId,
     pub(super) protocol: Protocol,
@@ -40,7 +44,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(record: Record) -> Recorder {
+    pub(super) fn new(record: Record, generations: u64) -> Recorder {
         Recorder {
             durable: record,
             writing: None,
@@ -50,9 +54,11 @@ impl Recorder {
             renewed: false,
             retry_at: None,
             begun_at: Time(0),
+            busy_since: None,
             owed: Owed::NOTHING,
             ceiling: record.generation_ceiling,
-            ceiling_low: record.generation_ceiling - Record::GENERATIONS / 2,
+            ceiling_low: record.generation_ceiling - generations / 2,
+            generations,
             primary: record.primary,
             protocol: record.protocol,
             clean: false,
@@ -105,6 +111,11 @@ impl Recorder {
         self.writing.is_some() || self.uncertain
     }
 
+    /// Since when no record was durable that says all there is to say; `None` if one does.
+    pub(super) fn busy_since(&self) -> Option<Time> {
+        self.busy_since
+    }
+
     /// Since when a record is under way, if one is.
     pub(super) fn writing_since(&self) -> Option<Time> {
         self.writing.is_some().then_some(self.begun_at)
@@ -118,13 +129,13 @@ impl Recorder {
     }
 
     pub(super) fn has_generations(&self, up_to: u64) -> bool {
-        up_to < self.durable.generation_ceiling
+        up_to < self.durable.generation_ceiling || breaks::on(Break::GenerationCeiling)
     }
 
     pub(super) fn note_generation(&mut self, generation: u64) {
         if generation >= self.ceiling_low {
-            self.ceiling += Record::GENERATIONS;
-            self.ceiling_low += Record::GENERATIONS;
+            self.ceiling += self.generations;
+            self.ceiling_low += self.generations;
         }
     }
 
@@ -175,6 +186,7 @@ impl Mirror {
         recorder.last = next;
         recorder.writing = Some(next);
         recorder.begun_at = now;
+        recorder.busy_since = recorder.busy_since.or(Some(now));
         self.effects.push_back(Effect::Record(next));
         self.watch_drain_record();
     }
@@ -189,6 +201,7 @@ impl Mirror {
             let recorder = &mut self.recorder;
             let before = std::mem::replace(&mut recorder.durable, record);
             recorder.uncertain = false;
+            recorder.busy_since = None;
             recorder.doubtful = Doubtful::NOTHING;
             self.tell_health(&before, &record);
             self.drain_recorded();

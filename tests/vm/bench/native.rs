@@ -143,6 +143,7 @@ fn main() {
         leg_timeout: Span::from_secs(20),
         catch_up: true,
         lag_bytes: 0,
+        generations: Record::GENERATIONS,
     };
     let traits = LegTraits { punches: true };
     let mut record = Record::first(protocol);

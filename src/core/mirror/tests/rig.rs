@@ -49,6 +49,7 @@ impl Rig {
             leg_timeout: Span::from_secs(20),
             catch_up: true,
             lag_bytes: 0,
+            generations: Record::GENERATIONS,
         };
         let leg = LegRecord {
             health: Health::InSync,
