@@ -121,6 +121,22 @@ fn mutations_without_a_generation_fail_when_none_can_be_recorded() {
     assert_eq!(rig.answer(1), Some(Ok(())));
 }
 
+/// A leg that is given up meanwhile has a clock of its own.
+#[test]
+fn a_lost_leg_does_not_set_back_the_clock_of_what_waits_for_a_generation() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.mirror.counters = crate::core::counters::Counters::new(Record::GENERATIONS - 9);
+    rig.mirror.counters.follow();
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Ok(()));
+    rig.write(1, 2);
+    rig.pass_failing_records(just_under(RECORD_BUDGET));
+    rig.end(LegId::B, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(1), None);
+    rig.pass_failing_records(SHORTLY);
+    assert_eq!(rig.answer(1), Some(Err(Errno::IO)));
+}
+
 #[test]
 fn health_is_told_when_the_record_says_so() {
     let mut rig = secondary_fails(Protocol::Flush);
@@ -194,6 +210,42 @@ fn a_stop_that_cannot_be_recorded_ends_unclean_and_for_good() {
         let said = rig.events.len();
         rig.pass_failing_records(Span::from_secs(60));
         assert!(rig.ops.is_empty() && rig.record.is_none() && rig.events.len() == said);
+    }
+}
+
+/// The clock of the demotion runs out first, and with it the alarm that was set for both.
+#[test]
+fn a_stop_ends_while_a_record_does_not() {
+    let mut rig = secondary_fails(Protocol::Flush);
+    rig.pass_time(Span::from_secs(1));
+    rig.mirror.stop(rig.now).expect("nothing else is under way");
+    rig.take_effects();
+    rig.pass_time(RECORD_BUDGET);
+    rig.end(LegId::A, Action::Flush, Ok(()));
+    assert_eq!(rig.events.last(), Some(&Event::Stopped { clean: false }));
+}
+
+/// What the primary shows after a failed flush it may lose when it is opened again, and the other leg has it.
+#[test]
+fn a_stop_after_a_failed_flush_of_the_primary_does_not_call_the_legs_equal() {
+    for failed in [false, true] {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        rig.flush(0);
+        rig.end(LegId::A, Action::Flush, if failed { Err(Errno::IO) } else { Ok(()) });
+        // Everything is in doubt, and copied.
+        while !rig.ops.is_empty() {
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+        }
+        assert_eq!(rig.mirror.status().dirty_bytes, 0);
+        rig.mirror.stop(rig.now).expect("nothing else is under way");
+        rig.take_effects();
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        let record = rig.end_record(Ok(()));
+        let health = if failed { Health::Syncing } else { Health::InSync };
+        assert_eq!(record.legs[1].map(|leg| leg.health), Some(health));
+        assert!(record.clean);
     }
 }
 
