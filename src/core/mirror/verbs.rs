@@ -183,7 +183,8 @@ impl Mirror {
     pub fn set_protocol(&mut self, now: Time, protocol: Protocol) -> Result<(), Refusal> {
         self.now = now;
         self.refuse_while_draining()?;
-        if self.check.is_active() {
+        // While records fail it could only hold the guest and be given up.
+        if self.check.is_active() || self.recorder.is_uncertain() {
             return Err(Refusal::Busy);
         }
         self.begin_drain(Purpose::Protocol(protocol), Some(self.config.stall_budget));
