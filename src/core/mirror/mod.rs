@@ -323,6 +323,9 @@ impl Mirror {
     fn pump_all(&mut self) {
         if self.drain.is_some() {
             self.pump_drain();
+            if self.is_stopped() {
+                return;
+            }
         }
         if !self.waiting.is_empty() {
             self.admit_waiting();
