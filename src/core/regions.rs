@@ -36,6 +36,8 @@ pub struct Regions {
     /// Marked durably, and not about to be cleared.
     active: Bits,
     active_count: u64,
+    /// Regions that somebody uses.
+    used: u64,
     /// To be marked by the next write of the table.
     wanted: Bits,
     wanted_count: u64,
@@ -63,6 +65,7 @@ impl Regions {
             regions: vec![Region { users: 0, left_at: now }; regions as usize],
             active_count: active.count(),
             active,
+            used: 0,
             wanted: Bits::none(regions),
             wanted_count: 0,
             leaving: Bits::none(regions),
@@ -93,7 +96,9 @@ impl Regions {
     #[inline]
     pub fn enter(&mut self, range: Range) {
         for region in self.of(range) {
-            self.regions[region as usize].users += 1;
+            let users = &mut self.regions[region as usize].users;
+            self.used += u64::from(*users == 0);
+            *users += 1;
             if self.leaving_count > 0 && self.leaving.contains(region) {
                 self.leaving.remove(region);
                 self.leaving_count -= 1;
@@ -107,6 +112,7 @@ impl Regions {
         for region in self.of(range) {
             let region = &mut self.regions[region as usize];
             region.users -= 1;
+            self.used -= u64::from(region.users == 0);
             region.left_at = now;
         }
     }
@@ -116,9 +122,10 @@ impl Regions {
         self.active_count + self.wanted_count > self.most
     }
 
-    /// Whether nothing is active, or about to be.
-    pub fn is_idle(&self) -> bool {
-        self.active_count + self.wanted_count == 0
+    /// Whether a region is active that nobody uses.
+    #[inline]
+    pub fn some_unused(&self) -> bool {
+        self.active_count > self.used
     }
 
     /// Whether the table is to be written to mark regions.
@@ -219,7 +226,7 @@ mod tests {
         regions.want(range(3));
         regions.begin_write(false);
         regions.end_write(false);
-        assert!(!regions.are_active(range(3)) && regions.is_idle());
+        assert!(!regions.are_active(range(3)) && !regions.some_unused());
     }
 
     #[test]

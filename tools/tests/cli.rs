@@ -123,6 +123,7 @@ impl Host {
                 ],
                 protocol: Protocol::Flush,
                 generation_ceiling: 0,
+                tracked: false,
                 clean,
             },
             settings: Settings::default(),

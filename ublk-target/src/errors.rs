@@ -33,7 +33,10 @@ impl Told for StateError {
             StateError::Exists { .. } => ErrorKind::Refused,
             StateError::Missing { .. } => ErrorKind::NoSuchDevice,
             StateError::Locked { .. } => ErrorKind::WrongState,
-            StateError::Unusable { .. } | StateError::Misplaced { .. } | StateError::Io { .. } => ErrorKind::Failed,
+            StateError::Unusable { .. }
+            | StateError::Misplaced { .. }
+            | StateError::NoSpace { .. }
+            | StateError::Io { .. } => ErrorKind::Failed,
         };
         Error::new(kind, format!("cannot {doing}: {self}"))
     }

@@ -168,6 +168,7 @@ impl Mirror {
     /// The drain is over, one way or the other: what was held goes on. Returns the longest time that a request was held.
     fn end_drain(&mut self) -> Span {
         let longest = self.drain.take().map_or(Span(0), |drain| drain.longest);
+        self.watch_tracking();
         longest.max(self.release_hold(HOLD_DRAIN))
     }
 

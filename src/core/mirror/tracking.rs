@@ -78,6 +78,8 @@ pub(super) struct Tracking {
     /// By leg.
     pub(super) flushes: [Option<DrainFlush>; 2],
     failures: u64,
+    /// How far the resync was at the last checkpoint, in bytes done.
+    copied: u64,
     look_at: Option<Time>,
     retry_at: Option<Time>,
 }
@@ -96,6 +98,7 @@ impl Tracking {
             sound: false,
             flushes: [None; 2],
             failures: 0,
+            copied: 0,
             look_at: None,
             retry_at: None,
         }
@@ -168,6 +171,7 @@ impl Mirror {
         } else {
             self.tracking.unmarked -= 1;
         }
+        self.watch_tracking();
     }
 
     /// Begin a write of the table of marks if one is due and none is under way.
@@ -181,7 +185,6 @@ impl Mirror {
         self.tracking.writing = true;
         self.tracking.regions.begin_write(clears);
         self.effects.push_back(Effect::Mark);
-        self.watch_tracking();
     }
 
     /// What the write of the marks that is to be begun says: the regions that are active.
@@ -201,12 +204,14 @@ impl Mirror {
             self.tracking_failed();
         }
         self.pump_marks();
+        self.watch_tracking();
         self.pump();
     }
 
-    /// Look for something to do within a while.
+    /// Look for something to do within a while, if there may be something.
+    #[inline]
     pub(super) fn watch_tracking(&mut self) {
-        if self.tracking.look_at.is_none() {
+        if self.tracking.look_at.is_none() && self.is_worth_a_look() {
             // Often enough that nothing stays twice as long as it should.
             let at = self.now + self.config.linger;
             self.tracking.look_at = Some(at);
@@ -234,11 +239,17 @@ impl Mirror {
         }
         self.tracking.look_at = None;
         self.begin_checkpoint(self.config.linger);
-        let untracked = self.remembers() && !self.tracking.tracked && self.is_trackable();
-        let more = untracked || self.resync.active || !self.tracking.regions.is_idle();
-        if more && self.tracking.marking {
-            self.watch_tracking();
-        }
+        self.watch_tracking();
+    }
+
+    /// Whether there may be something for a checkpoint when regions have lingered. What makes it so looks again.
+    #[inline]
+    fn is_worth_a_look(&self) -> bool {
+        let tracking = &self.tracking;
+        let begins = !tracking.tracked && tracking.unmarked == 0 && self.is_trackable();
+        let copied = tracking.tracked && self.resync.active && self.resync.status.bytes_done != tracking.copied;
+        let free = tracking.step == Step::Idle && !tracking.saving && tracking.marking && self.drain.is_none();
+        free && (tracking.regions.some_unused() || begins || copied) && self.remembers()
     }
 
     /// Save what is dirty and leave the regions that nobody has used for `idle`, if there is anything to save or leave.
@@ -255,9 +266,12 @@ impl Mirror {
         let leaving = tracking.regions.choose(self.now, idle);
         tracking.sound = tracking.unmarked == 0 && trackable;
         let begins = !tracking.tracked && tracking.sound;
-        if leaving == 0 && !begins && !(tracking.tracked && self.resync.active) {
+        let done = self.resync.status.bytes_done;
+        let copied = tracking.tracked && self.resync.active && done != tracking.copied;
+        if leaving == 0 && !begins && !copied {
             return;
         }
+        tracking.copied = done;
         tracking.step = Step::Flush;
         tracking.failures = self.flush_failures;
         // What is tracked from here on begins with a primary that holds all that it shows: earlier writes had no marks.
@@ -285,7 +299,9 @@ impl Mirror {
             mark,
         });
         self.submit_flush(OpKind::CheckpointFlush(leg), leg);
-        self.watch_leg();
+        if leg != self.primary {
+            self.watch_leg();
+        }
     }
 
     pub(super) fn checkpoint_flush_completed(&mut self, leg: LegId, result: Result<(), Errno>) {
@@ -385,11 +401,9 @@ impl Mirror {
                 }
             }
             // A try after a failure: from now on marks are written again.
-            (_, Ok(())) => {
-                self.tracking.marking = true;
-                self.watch_tracking();
-            }
+            (_, Ok(())) => self.tracking.marking = true,
         }
+        self.watch_tracking();
         self.pump();
     }
 

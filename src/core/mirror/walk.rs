@@ -525,6 +525,7 @@ impl Mirror {
             self.walk_status(piece.job).bytes_done += piece.range.len;
         }
         self.slots[slot as usize] = Slot::FREE;
+        self.watch_tracking();
         self.settle(index);
         self.table.remove(index);
         self.walks_may_rest();

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use twinblk::control::{Attach, Content, ErrorKind, LegName};
-use twinblk::core::config::Config;
+use twinblk::core::config::{Config, LINGER};
 use twinblk::core::{Action, Buf, CopyMode, Errno, LegId, LegOp, LegTraits, Record, Tag};
 use twinblk::io::disk::{Disk, Wanted};
 use twinblk::runtime::clock;
@@ -121,6 +121,7 @@ impl World {
         let (records, _) = recorder(keeper, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).unwrap();
         let config = Config {
             geometry: superblock.geometry,
+            generations: Record::GENERATIONS,
             region: superblock.geometry.region(),
             linger: LINGER,
             layout,
