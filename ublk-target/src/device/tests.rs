@@ -130,6 +130,7 @@ impl World {
             leg_timeout: Span::from_secs(3600),
             catch_up: true,
             lag_bytes: 0,
+            generations: Record::GENERATIONS,
         };
         let traits = [Some(LegTraits { punches: true }), None];
         let mirror = Mirror::new(config, record, traits, None, CopyMode::Compare, clock::now());
