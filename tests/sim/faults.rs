@@ -1,8 +1,8 @@
 //! What goes wrong with disks and records, when, and whether it explains what the guest was told.
 //!
 //! Verifies that no request of the guest fails unless the leg that served it (one that some possible record names as
-//! primary) had an error of that kind in that place while the request was under way, or no record could be written for
-//! about as long as the core may hold what waits for one.
+//! primary) had an error of that kind in that place while the request was under way, or no record became durable for as
+//! long as the core may hold what waits for one.
 
 use crate::admin::Awaited;
 use crate::check::Check;
@@ -170,8 +170,7 @@ impl FaultState {
                 && kinds & kind(error.action) != 0
                 && (error.action == Action::Flush || error.range.overlaps(request.range))
         });
-        // A record that was under way when the demotion came may have ended well in between.
-        let unrecorded = now.since(store.durable_at).0 >= RECORD_BUDGET.0 / 2 && request.operation != Operation::Read;
+        let unrecorded = now.since(store.durable_at).0 >= RECORD_BUDGET.0 && request.operation != Operation::Read;
         if explained || unrecorded {
             Ok(())
         } else {

@@ -51,7 +51,7 @@ fn a_seed_replays_exactly() {
 /// Each of these failed with an earlier core; the comment says what was seen, not why.
 #[test]
 fn seeds_that_failed_once_pass() {
-    const FAILED_ONCE: [u64; 25] = [
+    const FAILED_ONCE: [u64; 26] = [
         // A FUA write was acknowledged and not durable on a leg that a possible record calls for.
         252, 999, 2034, 8195, //
         // A write was acknowledged and not shown by such a leg.
@@ -68,6 +68,8 @@ fn seeds_that_failed_once_pass() {
         1699, //
         // Requests were not answered.
         1706, 1935, 2618, 3414, 343, //
+        // A write failed when records could be written again.
+        272823, //
         // A stop did not end, or something came after it.
         30, 215120, //
         // At rest and in sync the legs differed, after a clean stop.

@@ -156,7 +156,7 @@ impl Mirror {
             }
             Follow::Leaving if !self.recorder.may_count(secondary) || breaks::on(Break::DemotionUndurable) => {
                 self.follow = Follow::Not;
-                self.review_owed();
+                self.settle_demotion();
                 self.review_guests();
                 self.leg_is_quiet();
             }

@@ -5,8 +5,8 @@
 //! without the record, and neither may wait without bound: a guest that is held for ever is worse off than one that is told.
 //!
 //! *What must hold:* nothing is acknowledged on a demotion that is not durable, before the budget has run out or after.
-//! *How:* the clock begins with the demotion (or the first mutation without a generation) and no partial progress sets it
-//! back. When it has run out the record is *overdue*: what waits for it, and whatever comes to wait for it, fails with EIO.
+//! *How:* the clock begins with the demotion (or the first mutation without a generation). A record that was under way by then
+//! and ends well shows that records can be written, and begins it anew: once at most, for the next one says all. When it has run out the record is *overdue*: what waits for it, and whatever comes to wait for it, fails with EIO.
 //! Failing is always allowed: a write that failed may be on the primary and is dirty for the secondary like any other that the
 //! secondary missed; a barrier that failed promises nothing. What needs no record goes on: reads, and in `flush` and
 //! `async` plain writes.
@@ -67,6 +67,11 @@ impl Mirror {
         self.arm(due);
     }
 
+    /// No record may call the secondary in sync any more.
+    pub(super) fn settle_demotion(&mut self) {
+        self.recorder.owed.demotion = Wait::NONE;
+    }
+
     /// A mutation waits for generations. Returns whether it is to fail instead.
     pub(super) fn owe_generations(&mut self) -> bool {
         let due = self.recorder.owed.generations.begin(self.now);
@@ -76,13 +81,14 @@ impl Mirror {
         self.recorder.owed.generations.overdue
     }
 
-    /// A record is durable: is it the one?
+    /// A record is durable. If it is not the one, the next one is.
     pub(super) fn review_owed(&mut self) {
-        if self.follow != Follow::Leaving {
-            self.recorder.owed.demotion = Wait::NONE;
+        self.recorder.owed = Owed::NOTHING;
+        if self.follow == Follow::Leaving {
+            self.owe_demotion();
         }
-        if self.has_generations() {
-            self.recorder.owed.generations = Wait::NONE;
+        if !self.has_generations() && !self.waiting.is_empty() {
+            self.owe_generations();
         }
     }
 

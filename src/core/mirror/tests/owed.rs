@@ -67,6 +67,28 @@ fn a_record_that_never_ends_is_no_better_than_one_that_fails() {
     assert_eq!(rig.answer(1), Some(Ok(())));
 }
 
+/// Seed 272823 of the simulation: a record begun before the demotion ended well after the budget had run out.
+#[test]
+fn a_record_that_ends_well_ends_the_failing_even_if_it_is_an_older_one() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.mirror.switch(rig.now, None).expect("in sync");
+    rig.take_effects();
+    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end(LegId::B, Action::Flush, Ok(()));
+    rig.pass_time(RECORD_BUDGET);
+    rig.write(0, 1);
+    rig.end(LegId::B, WRITE, Err(Errno::IO));
+    rig.end(LegId::A, WRITE, Ok(()));
+    rig.pass_time(RECORD_BUDGET);
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+    rig.end_record(Ok(()));
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Ok(()));
+    assert_eq!(rig.answer(0), None, "the demotion is on its way");
+    rig.end_record(Ok(()));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+}
+
 #[test]
 fn in_sync_a_write_fails_when_the_demotion_it_waits_for_cannot_be_recorded() {
     let mut rig = secondary_fails(Protocol::Sync);
