@@ -66,6 +66,9 @@ pub struct Status {
     /// Bytes of payloads that wait for the secondary.
     #[serde(default)]
     pub pool_used_bytes: u64,
+    /// Whether the state directory says where the disks may differ after a crash; else everything is compared then.
+    #[serde(default)]
+    pub tracked: bool,
     /// Whether background work is paused.
     #[serde(default)]
     pub paused: bool,

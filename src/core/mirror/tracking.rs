@@ -34,6 +34,8 @@ use crate::core::regions::Regions;
 use crate::core::request::Errno;
 use crate::core::time::{Span, Time};
 
+/// How soon tracking begins where it may.
+const UNTRACKED: Span = Span::from_secs(1);
 /// How long a state directory that failed is left alone.
 const RETRY: Span = Span::from_secs(5);
 
@@ -212,8 +214,13 @@ impl Mirror {
     #[inline]
     pub(super) fn watch_tracking(&mut self) {
         if self.tracking.look_at.is_none() && self.is_worth_a_look() {
-            // Often enough that nothing stays twice as long as it should.
-            let at = self.now + self.config.linger;
+            // Often enough that nothing stays twice as long as it should; what is not tracked costs most.
+            let soon = if self.tracking.tracked {
+                self.config.linger
+            } else {
+                UNTRACKED
+            };
+            let at = self.now + soon.min(self.config.linger);
             self.tracking.look_at = Some(at);
             self.arm(at);
         }

@@ -37,9 +37,11 @@ impl Mirror {
         self.unflushed[leg.index()].forget();
         match how {
             CopyMode::Dirty if known => {
-                // What an interrupted full copy did not reach may be anything: such a copy goes on as it began.
-                if self.dirty.is_empty() {
-                    self.copy_mode = CopyMode::Dirty;
+                // What an interrupted full copy did not reach is not worth reading: such a copy goes on as it began. Else
+                // little of a grain that is dirty differs.
+                if self.copy_mode != CopyMode::Blind || self.dirty.is_empty() {
+                    self.copy_mode = CopyMode::Compare;
+                    self.copy_kind = WalkKind::Dirty;
                 }
             }
             CopyMode::Dirty => {

@@ -82,18 +82,12 @@ impl Device {
         self.shared().held_since[leg.index()].is_some_and(|since| released <= since)
     }
 
-    /// Whether the shard had the leg's disk, and has let go of it.
-    fn was_let_go(&self, leg: LegId) -> bool {
-        let released = self.bulletin.board().released[leg.index()];
-        self.shared().held_since[leg.index()].is_some_and(|since| released > since)
-    }
-
-    /// Whether all that was written since this very disk was detached is known.
+    /// Whether this very disk was the leg: then the core knows what it misses, if nobody else wrote to it.
     fn misses_are_known(&self, leg: LegId, identity: &LegIdentity) -> bool {
-        self.was_let_go(leg)
-            && self.shared().legs[leg.index()]
-                .as_ref()
-                .is_some_and(|facts| facts.identity == *identity)
+        let shared = self.shared();
+        shared.legs[leg.index()]
+            .as_ref()
+            .is_some_and(|facts| facts.identity == *identity)
     }
 
     /// Have the core follow a disk, unless it refuses. The caller changes legs alone.

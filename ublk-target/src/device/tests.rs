@@ -121,7 +121,6 @@ impl World {
         let (records, _) = recorder(keeper, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).unwrap();
         let config = Config {
             geometry: superblock.geometry,
-            generations: Record::GENERATIONS,
             region: superblock.geometry.region(),
             linger: LINGER,
             layout,
