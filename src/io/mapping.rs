@@ -1,21 +1,21 @@
 //! A file mapped into memory, which may be truncated or unreadable under us.
 //!
-//! A page that cannot be had (the file was truncated, its disk fails, there is no space for a hole that is written to) is told by a
-//! SIGBUS to whoever touches it, and that ends a process which has not prepared for it. Here it loses the mapping and no more: all
-//! of it becomes memory of zeroes that belongs to no file, and it is *lost*: everything that was to be durable by it fails from
-//! then on. See [`bus`].
+//! A page that cannot be had (the file was truncated, its disk fails, there is no space for a hole that is written to)
+//! is told by a SIGBUS to whoever touches it, and that ends a process which has not prepared for it. Here it loses the
+//! mapping and no more: all of it becomes memory of zeroes that belongs to no file, and it is *lost*: everything that
+//! was to be durable by it fails from then on. The module `bus` has the handler.
 //!
 //! # What is durable
-//! The kernel writes pages when it likes. What was written before a [`Mapping::sync`] began, over the same range, is durable when that
-//! has returned without error. An error is told once, to one caller, and the kernel takes the pages for clean all the same: so
-//! syncs are made one after the other, and one that fails loses the mapping for all of them.
+//! The kernel writes pages when it likes. What was written before a [`Mapping::sync`] began, over the same range, is
+//! durable when that has returned without error. An error is told once, to one caller, and the kernel takes the pages
+//! for clean all the same: so syncs are made one after the other, and one that fails loses the mapping for all of them.
 //!
 //! # Races
-//! Words are read and written atomically, each by itself; of two threads that write the same words at once, each word is of
-//! one of them. Whoever keeps values of several words here has to be able to tell a mixture.
+//! Words are read and written atomically, each by itself; of two threads that write the same words at once, each word
+//! is of one of them. Whoever keeps values of several words here has to be able to tell a mixture.
 //!
-//! Not for memory that the I/O path touches: a fault waits for the disk. Never locked (see [`Mapping::unlock`]): locked, it would
-//! stay in memory for good once it was touched.
+//! Not for memory that the I/O path touches: a fault waits for the disk. Never locked (see [`Mapping::unlock`]):
+//! locked, it would stay in memory for good once it was touched.
 
 mod bus;
 #[cfg(test)]
@@ -129,8 +129,8 @@ impl Mapping {
         }
     }
 
-    /// Write the words from byte `at` on, in the byte order of the file. Without effect if the mapping is lost: the next sync
-    /// says so.
+    /// Write the words from byte `at` on, in the byte order of the file. Without effect if the mapping is lost: the
+    /// next sync says so.
     ///
     /// # Panics
     /// If they are outside, or `at` is no multiple of 8.
@@ -140,9 +140,9 @@ impl Mapping {
             return;
         }
         for (index, word) in words.iter().enumerate() {
-            // Always written, also where it changes nothing: an earlier sync may have failed in another process, and left the
-            // page clean in memory and old on disk. Relaxed: as in `read`; a sync by another thread is ordered after
-            // this by whatever told that thread of it.
+            // Always written, also where it changes nothing: an earlier sync may have failed in another process, and
+            // left the page clean in memory and old on disk. Relaxed: as in `read`; a sync by another thread is ordered
+            // after this by whatever told that thread of it.
             self.word(at + index as u64 * WORD).store(*word, Ordering::Relaxed);
         }
     }
@@ -186,8 +186,8 @@ impl Mapping {
         }
     }
 
-    /// Take the pages of the range out of this process's memory until they are touched again; nothing is lost by it. The pages that
-    /// the range shares with its neighbours may stay.
+    /// Take the pages of the range out of this process's memory until they are touched again; nothing is lost by it.
+    /// The pages that the range shares with its neighbours may stay.
     ///
     /// # Panics
     /// If the range is outside.
@@ -206,7 +206,8 @@ impl Mapping {
         }
     }
 
-    /// A file that is shorter than the mapping, or has no name any more, makes nothing durable, and a sync does not say so.
+    /// A file that is shorter than the mapping, or has no name any more, makes nothing durable, and a sync does not say
+    /// so.
     fn check_file(&self) -> io::Result<()> {
         let found = self.file.metadata()?;
         if found.len() < self.len || found.nlink() == 0 {
@@ -238,8 +239,9 @@ impl Mapping {
     }
 
     fn word(&self, offset: u64) -> &AtomicU64 {
-        // SAFETY: in bounds (checked), aligned (the base is aligned to a page, the offset was checked), valid as long as `self`
-        // lives, and never accessed in any other way. The kernel, or another process, may change it too, as a thread would.
+        // SAFETY: in bounds (checked), aligned (the base is aligned to a page, the offset was checked), valid as long
+        // as `self` lives, and never accessed in any other way. The kernel, or another process, may change it too, as a
+        // thread would.
         unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
     }
 }

@@ -17,8 +17,8 @@ const PIECE: usize = 64 << 10;
 /// Merges the chaining values of a device's extents, in order, into the hash of the device.
 ///
 /// BLAKE3 gives a left subtree the largest power of two of chunks that leaves at least one byte for the right one. An
-/// extent is a power of two of chunks, and the last extent has at least one byte, so subtrees are split between extents.
-/// The last value is held back, because the last merge, and it alone, makes a root.
+/// extent is a power of two of chunks, and the last extent has at least one byte, so subtrees are split between
+/// extents. The last value is held back, because the last merge, and it alone, makes a root.
 #[derive(Debug, Default)]
 pub struct Merger {
     /// One subtree for each bit that is set in `merged`, the largest first.
@@ -101,8 +101,8 @@ impl DigestTable {
     }
 }
 
-/// The value that tables keep of an extent, whose bytes lie in the arena at `buf`: its chaining value or, on a device of one
-/// extent, its hash. `scratch` is a place to copy them to in pieces, and grows once.
+/// The value that tables keep of an extent, whose bytes lie in the arena at `buf`: its chaining value or, on a device
+/// of one extent, its hash. `scratch` is a place to copy them to in pieces, and grows once.
 ///
 /// # Panics
 /// If `range` is not one whole extent.

@@ -3,14 +3,16 @@
 //! # Crash order
 //! What must never happen: that a grain is taken for clean which is missing on a leg.
 //!
-//! *Save.* All blocks are written, then one `fdatasync` makes them durable; the caller takes no mark from a region before that. A cut
-//! in the middle leaves each block as it was, as it is to be, or torn, and then all its grains are dirty. After an error none of the
-//! blocks counts as saved, nor did the kernel keep them for a later flush (it takes the pages for clean): they have to be
-//! given again, and until they were, no save is one ([`DirtyFile::save`] insists).
+//! *Save.* All blocks are written, then one `fdatasync` makes them durable; the caller takes no mark from a region
+//! before that. A cut in the middle leaves each block as it was, as it is to be, or torn, and then all its grains are
+//! dirty. After an error none of the blocks counts as saved, nor did the kernel keep them for a later flush (it takes
+//! the pages for clean): they have to be given again, and until they were, no save is one ([`DirtyFile::save`]
+//! insists).
 //!
-//! *Load.* What is read may be in the page cache alone. A bit that is set there and not on disk would be lost by a cut, and nobody
-//! would write it again; so every block with a dirty grain is written again, and flushed. A block without one need not be: what the disk
-//! has instead says the same, or more. A block that says nothing is written as all dirty.
+//! *Load.* What is read may be in the page cache alone. A bit that is set there and not on disk would be lost by a cut,
+//! and nobody would write it again; so every block with a dirty grain is written again, and flushed. A block without
+//! one need not be: what the disk has instead says the same, or more. A block that says nothing is written as all
+//! dirty.
 //!
 //! *Begin anew.* In place: blocks, then the header. Of a cut in the middle some blocks are old. It must not be believed
 //! then, which is for [`super::tracking`] to see to: it poisons the marks first.
@@ -221,8 +223,8 @@ mod tests {
         }
     }
 
-    /// Whatever fails: a grain that was dirty at the last save, and in every set tried since, is dirty; and what has been
-    /// loaded stays so. What is saved again after an error is durable.
+    /// Whatever fails: a grain that was dirty at the last save, and in every set tried since, is dirty; and what has
+    /// been loaded stays so. What is saved again after an error is durable.
     #[test]
     fn no_dirty_grain_is_ever_forgotten() {
         let mut unverified = 0;

@@ -1,27 +1,30 @@
 //! The file of active regions: which slot is written, and what is known to be durable.
 //!
 //! # Crash order
-//! What must never happen: that a region is taken for quiet while a write in it may have reached one leg and not the other.
+//! What must never happen: that a region is taken for quiet while a write in it may have reached one leg and not the
+//! other.
 //!
-//! *Mark.* A set is acknowledged when its bytes were written and `fdatasync` then succeeded. It goes to **the slot that does not
-//! hold the newest set known to be durable**, under the next sequence number that belongs to that slot. After an error the same
-//! slot is written again, whole, under a number that is higher by two: were the other one written next, the slot that
-//! the error may have left torn would stay so, and a cut would find nothing to believe although the last mark was acknowledged. After
-//! an error it is not known which of the two sets is in force: a region counts as marked only if it is in both, and as quiet only
-//! if it is in neither.
+//! *Mark.* A set is acknowledged when its bytes were written and `fdatasync` then succeeded. It goes to **the slot that
+//! does not hold the newest set known to be durable**, under the next sequence number that belongs to that slot. After
+//! an error the same slot is written again, whole, under a number that is higher by two: were the other one written
+//! next, the slot that the error may have left torn would stay so, and a cut would find nothing to believe although the
+//! last mark was acknowledged. After an error it is not known which of the two sets is in force: a region counts as
+//! marked only if it is in both, and as quiet only if it is in neither.
 //!
-//! *Load.* What is read may be in the page cache alone, left by a daemon that died between write and `fdatasync`: writes to the legs would
-//! rely on marks that a cut takes away. So the slot that decides is written again, with the same bytes, and flushed, before
-//! anything else. A cut in the middle either tears bytes into the same bytes, or leaves the slot damaged: nothing is believed.
+//! *Load.* What is read may be in the page cache alone, left by a daemon that died between write and `fdatasync`:
+//! writes to the legs would rely on marks that a cut takes away. So the slot that decides is written again, with the
+//! same bytes, and flushed, before anything else. A cut in the middle either tears bytes into the same bytes, or leaves
+//! the slot damaged: nothing is believed.
 //!
-//! *Poison.* It is written over, whole, and flushed; one byte of it is enough. It is in a place of its own, so that a bad sector
-//! under a slot does not keep it from being written.
+//! *Poison.* It is written over, whole, and flushed; one byte of it is enough. It is in a place of its own, so that a
+//! bad sector under a slot does not keep it from being written.
 //!
-//! *Begin anew.* Poison first, durable; then both slots, durable; then the poison is taken away, durable. A cut at any moment
-//! leaves what there was before, poison, or the new set; and where nothing was believed before, nothing is until the new set is whole.
+//! *Begin anew.* Poison first, durable; then both slots, durable; then the poison is taken away, durable. A cut at any
+//! moment leaves what there was before, poison, or the new set, whatever numbers the old ones had; and where nothing
+//! was believed before, nothing is until the new set is whole.
 //!
-//! *Place.* Each block has 64 KiB of the file to itself, so that they share no block of a file system and no page of any
-//! architecture. The file is written once in full when it is made: no mark allocates anything.
+//! *Place.* Each block has 64 KiB of the file to itself, so that they share no block of a file system and no page of
+//! any architecture. The file is written once in full when it is made: no mark allocates anything.
 
 use super::medium::{BLOCK, Medium};
 use crate::core::{Bits, Errno};
@@ -115,15 +118,6 @@ impl<M: Medium> RegionFile<M> {
     pub(super) fn begin_anew(&mut self, active: &Bits) -> io::Result<()> {
         self.poison()?;
         for slot in [0, 1] {
-            // A set of ours that is intact may have a higher number than was ever tried here.
-            let bytes = self.medium.read(offset(slot)).unwrap_or_default();
-            if let Ok(regions) = Regions::decode(Unverified::new(&bytes))
-                && regions.uuid == self.owner.uuid
-            {
-                self.highest = self.highest.max(regions.sequence);
-            }
-        }
-        for slot in [0, 1] {
             let sequence = self.next_for(slot);
             self.put(slot, sequence, active)?;
         }
@@ -210,8 +204,8 @@ mod tests {
         }
     }
 
-    /// Whatever fails: what is loaded later is the set acknowledged last or one that was tried after it, or nothing is believed; and
-    /// what has been loaded stays in force. Nothing is believed only where the last write failed.
+    /// Whatever fails: what is loaded later is the set acknowledged last or one that was tried after it, or nothing is
+    /// believed; and what has been loaded stays in force. Nothing is believed only where the last write failed.
     #[test]
     fn no_set_older_than_the_acknowledged_one_is_ever_loaded() {
         let (mut lost, mut loaded) = (0, 0);

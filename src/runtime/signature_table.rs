@@ -1,13 +1,14 @@
-//! The signature table of a leg, mapped into memory: entries are read and written by any thread but the shard's, whose memory is
-//! locked and never waits for a disk.
+//! The signature table of a leg, mapped into memory: entries are read and written by any thread but the shard's, whose
+//! memory is locked and never waits for a disk.
 //!
 //! # What may be believed
-//! An entry that is read is whole, and of this place, leg and device; it may be one that a cut brought back. So it counts only while its
-//! region is not active, and a region stays active until every entry in it that no longer holds has been forgotten
-//! **and** [`SignatureTable::sync`] has returned without error. Then it does not matter when the kernel writes a page.
+//! An entry that is read is whole, and of this place, leg and device; it may be one that a cut brought back. So it
+//! counts only while its region is not active, and a region stays active until every entry in it that no longer holds
+//! has been forgotten **and** [`SignatureTable::sync`] has returned without error. Then it does not matter when the
+//! kernel writes a page.
 //!
-//! A table that is *lost* (see [`crate::io::mapping`]) knows nothing, keeps nothing and never syncs: so no mark is taken from a
-//! region any more, and what the file may still say is believed by nobody, until the table is made anew
+//! A table that is *lost* (see [`crate::io::mapping`]) knows nothing, keeps nothing and never syncs: so no mark is
+//! taken from a region any more, and what the file may still say is believed by nobody, until the table is made anew
 //! ([`super::tracking::Tracking::renew_signatures`]).
 //!
 //! Not handled: which of two threads that write one entry at once comes first. A mixture of the two is no entry.
@@ -71,11 +72,11 @@ impl SignatureTable {
         Ok(SignatureTable::of(owner, leg, Some(mapping)))
     }
 
-    /// A table that knows nothing, in a new file that takes the place of the leg's old one in `dir`, durably. `shown` is where that is,
-    /// for messages.
+    /// A table that knows nothing, in a new file that takes the place of the leg's old one in `dir`, durably. `shown`
+    /// is where that is, for messages.
     ///
-    /// No entry of the old file may come back after this: the new one is whole before it gets the name, and the name is durable before
-    /// anything relies on it.
+    /// No entry of the old file may come back after this: the new one is whole before it gets the name, and the name is
+    /// durable before anything relies on it.
     pub(super) fn create(dir: &File, shown: &Path, owner: Owner, leg: LegId) -> Result<SignatureTable, StateError> {
         let shown = shown.join(file_name(leg));
         let path = magic_path(dir.as_fd()).join(file_name(leg));
@@ -161,7 +162,8 @@ impl SignatureTable {
         }
     }
 
-    /// Make durable what was written and forgotten of these extents before this was called. May take as long as the disk likes.
+    /// Make durable what was written and forgotten of these extents before this was called. May take as long as the
+    /// disk likes.
     ///
     /// # Errors
     /// It may not be durable; the table is lost.

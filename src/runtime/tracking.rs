@@ -1,19 +1,21 @@
 //! What is tracked of a device beside its superblock: active regions, dirty grains, and a signature table for each leg.
 //!
-//! The files `regions`, `dirty`, `signatures-a` and `signatures-b` lie in the state directory. The first two are written in full when
-//! they are made, so that no mark and no bit ever needs space; the tables are sparse, and one that finds no space is lost, which
-//! costs time and nothing else.
+//! The files `regions`, `dirty`, `signatures-a` and `signatures-b` lie in the state directory. The first two are
+//! written in full when they are made, so that no mark and no bit ever needs space; the tables are sparse, and one that
+//! finds no space is lost, which costs time and nothing else.
 //!
 //! # Doubt widens
-//! A file that is missing, of another length, torn, foreign or newer says nothing. Without marks any region may differ; without the map
-//! any grain may be missing. Nothing here decides what follows from that, and nothing is mended by itself: the files stay as they
-//! are, and say nothing again the next time, until the caller knows what to write there ([`Tracking::begin_anew`]). Signatures
-//! are the exception: a table that says nothing is made anew at once, because an empty one says the same.
+//! A file that is missing, of another length, torn, foreign or newer says nothing. Without marks any region may differ;
+//! without the map any grain may be missing. Nothing here decides what follows from that, and nothing is mended by
+//! itself: the files stay as they are, and say nothing again the next time, until the caller knows what to write there
+//! ([`Tracking::begin_anew`]). Signatures are the exception: a table that says nothing is made anew at once, because an
+//! empty one says the same.
 //!
 //! # Order
-//! The rules that the caller keeps (promises 2 and 3): a write to a leg starts after [`Tracking::mark`] has returned with its
-//! region in the set. A region is taken out of the set after each leg that is followed has flushed, the grains that some other leg
-//! misses are saved ([`Tracking::save_dirty`]), and what no longer holds is forgotten and synced in both tables.
+//! The rules that the caller keeps (promises 2 and 3): a write to a leg starts after [`Tracking::mark`] has returned
+//! with its region in the set. A region is taken out of the set after each leg that is followed has flushed, the grains
+//! that some other leg misses are saved ([`Tracking::save_dirty`]), and what no longer holds is forgotten and synced in
+//! both tables.
 
 use super::dirty_file::{self, DirtyFile};
 use super::region_file::{FILE_BYTES, RegionFile};
@@ -123,15 +125,16 @@ impl Tracking {
     /// Make durable that exactly `active` are active. One call serves all who wait for a mark.
     ///
     /// # Errors
-    /// It is not known whether this set or the one before is in force: a region counts as marked only if it is in both. Call
-    /// again with what is needed then; it is written whole each time. Always fails where marks are not known, until they have begun anew.
+    /// It is not known whether this set or the one before is in force: a region counts as marked only if it is in both.
+    /// Call again with what is needed then; it is written whole each time. Always fails where marks are not known,
+    /// until they have begun anew.
     pub fn mark(&mut self, active: &Bits) -> Result<(), StateError> {
         let failed = error("write marks to", &self.path.join(REGIONS));
         self.regions.mark(active).map_err(failed)
     }
 
-    /// Make durable that marks say nothing, which means that every region may be active: for when marks cannot be written.
-    /// No mark is taken until they have begun anew.
+    /// Make durable that marks say nothing, which means that every region may be active: for when marks cannot be
+    /// written. No mark is taken until they have begun anew.
     ///
     /// # Errors
     /// It may not be durable.
@@ -153,16 +156,17 @@ impl Tracking {
         self.dirty.save(blocks).map_err(failed)
     }
 
-    /// Make durable that exactly these regions are active and these grains dirty, whatever the files said, or if there were none. To
-    /// be called before anything is written to a leg, where one of them said nothing.
+    /// Make durable that exactly these regions are active and these grains dirty, whatever the files said, or if there
+    /// were none. To be called before anything is written to a leg, where one of them said nothing.
     ///
-    /// Marks say nothing from the first moment on until all is durable, so a cut in between costs a comparison of everything.
+    /// Marks say nothing from the first moment on until all is durable, so a cut in between costs a comparison of
+    /// everything.
     ///
     /// # Errors
     /// There is no space, or the file system fails. Marks say nothing then.
     pub fn begin_anew(&mut self, active: &Bits, dirty: &Bits) -> Result<(), StateError> {
-        // A file of the wrong length says nothing, and so do the zeroes in one of the right length: the old content is gone by
-        // the time that the first new byte could be believed.
+        // A file of the wrong length says nothing, and so do the zeroes in one of the right length: the old content is
+        // gone by the time that the first new byte could be believed.
         let (regions_path, dirty_path) = (self.path.join(REGIONS), self.path.join(DIRTY));
         if check_len(self.regions.medium(), FILE_BYTES).is_err() {
             allocate(self.regions.medium(), FILE_BYTES, &regions_path)?;
@@ -187,12 +191,12 @@ impl Tracking {
         Arc::clone(&self.signatures[leg.index()])
     }
 
-    /// Forget everything that is known of a leg, durably, in a new file: for a table that is lost, or for another disk. Whoever has the
-    /// old table goes on writing into nothing, and its syncs fail.
+    /// Forget everything that is known of a leg, durably, in a new file: for a table that is lost, or for another disk.
+    /// Whoever has the old table goes on writing into nothing, and its syncs fail.
     ///
     /// # Errors
-    /// The file system fails. The old file may still be in its place then, and what it says must not be believed: regions in which it no longer
-    /// holds stay active.
+    /// The file system fails. The old file may still be in its place then, and what it says must not be believed:
+    /// regions in which it no longer holds stay active.
     pub fn renew_signatures(&mut self, leg: LegId) -> Result<Arc<SignatureTable>, StateError> {
         let table = Arc::new(SignatureTable::create(&self.dir, &self.path, self.owner, leg)?);
         self.signatures[leg.index()] = Arc::clone(&table);
@@ -200,7 +204,8 @@ impl Tracking {
     }
 }
 
-/// Make the files of a new device in `dir`, of which nothing is active, dirty or known: all of it durable but for the names.
+/// Make the files of a new device in `dir`, of which nothing is active, dirty or known: all of it durable but for the
+/// names.
 pub(super) fn create(dir: &Path, owner: &Owner) -> Result<(), StateError> {
     let make = |name, bytes| {
         let path = dir.join(name);
@@ -242,8 +247,8 @@ fn check_len(file: &File, expected: u64) -> Result<(), Lost> {
     }
 }
 
-/// Give `file` exactly `bytes` bytes of zeroes, all of which have their place on the disk: nothing that is written there
-/// later needs space.
+/// Give `file` exactly `bytes` bytes of zeroes, all of which have their place on the disk: nothing that is written
+/// there later needs space.
 fn allocate(file: &File, bytes: u64, path: &Path) -> Result<(), StateError> {
     let failed = |source: io::Error| match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => StateError::NoSpace {

@@ -1,10 +1,12 @@
-//! The dirty map: which grains a leg that does not follow is missing, in blocks of 4096 bytes that are written in place.
+//! The dirty map: which grains a leg that does not follow is missing, in blocks of 4096 bytes that are written in
+//! place.
 //!
-//! The file is a header and then a block for each 32,256 grains, all checked one by one. A block that is torn, or of another
-//! device, or in the wrong place costs no more than its own grains: they are all dirty. Without its header the map says
-//! nothing at all.
+//! The file is a header and then a block for each 32,256 grains, all checked one by one. A block that is torn, or of
+//! another device, or in the wrong place costs no more than its own grains: they are all dirty. Without its header the
+//! map says nothing at all.
 //!
-//! Format version 1; numbers are little-endian; bytes not listed are zero, and a table in which they are not is refused.
+//! Format version 1; numbers are little-endian; bytes not listed are zero, and a table in which they are not is
+//! refused.
 //!
 //! The header:
 //!

@@ -22,8 +22,8 @@ impl From<&Superblock> for Owner {
     }
 }
 
-/// What a file should have said cannot be known. For marks and dirty bits that means that everything has to be compared;
-/// for signatures, that none is known.
+/// What a file should have said cannot be known. For marks and dirty bits that means that everything has to be
+/// compared; for signatures, that none is known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// There is no such file: an older version made the device, or somebody removed it.

@@ -5,10 +5,11 @@
 //!
 //! **Doubt.** A mark that is lost is a difference between the legs that nobody looks for. So unless both slots are
 //! intact nothing is believed: a damaged one may have been the newer one, and acknowledged. Neither is an empty one:
-//! both are written before the device has a name. A later block of the file is the poison: when marks cannot be written any more
-//! it is filled, which says "everything is active" without a word from either slot.
+//! both are written before the device has a name. A later block of the file is the poison: when marks cannot be written
+//! any more it is filled, which says "everything is active" without a word from either slot.
 //!
-//! Format version 1; numbers are little-endian; bytes not listed are zero, and a table in which they are not is refused.
+//! Format version 1; numbers are little-endian; bytes not listed are zero, and a table in which they are not is
+//! refused.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|

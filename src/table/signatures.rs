@@ -1,11 +1,12 @@
 //! The signature table of a leg: for each extent the hash of what the leg holds, where it comes from and how old it is.
 //!
-//! The file is a header and then an entry for each extent. It is sparse and mapped into memory: the kernel writes its pages when
-//! it likes, and half of one if the power fails. So each entry is checked by itself, and bound to the device, the leg and its
-//! place: a page that lands elsewhere, or in another device's table, says nothing. An entry that is all zero, or does not
-//! verify, says that nothing is known of its extent, which is always true.
+//! The file is a header and then an entry for each extent. It is sparse and mapped into memory: the kernel writes its
+//! pages when it likes, and half of one if the power fails. So each entry is checked by itself, and bound to the
+//! device, the leg and its place: a page that lands elsewhere, or in another device's table, says nothing. An entry
+//! that is all zero, or does not verify, says that nothing is known of its extent, which is always true.
 //!
-//! Format version 1; numbers are little-endian; bytes not listed are zero, and a table in which they are not is refused.
+//! Format version 1; numbers are little-endian; bytes not listed are zero, and a table in which they are not is
+//! refused.
 //!
 //! The header:
 //!
@@ -27,8 +28,8 @@
 //! | 40 | 1 | source, 1 payload, 2 both legs, 3 this leg |
 //! | 48 | 16 | first half of the keyed BLAKE3 hash of `i` (8 bytes) and the 48 bytes before |
 //!
-//! The key is derived, in a context of its own, from the uuid and the leg (one byte). So an entry is checked by hashing a single
-//! block. Chaining values know nothing of the size of the device and the root is none, which is why a table of
+//! The key is derived, in a context of its own, from the uuid and the leg (one byte). So an entry is checked by hashing
+//! a single block. Chaining values know nothing of the size of the device and the root is none, which is why a table of
 //! another size is refused as a whole.
 
 use super::checked::{CHECKSUM, Draft, HEADER, Kind, Unverified};

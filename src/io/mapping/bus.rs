@@ -1,12 +1,12 @@
 //! What a SIGBUS means: the mapping that it is in is lost, and the process goes on.
 //!
-//! The handler looks the address up among the registered mappings. If one has it, memory of zeroes takes the place of all of
-//! it (not of the one page: whoever goes on would meet the next, and half a table is of no use) and it is marked as
-//! lost, by system calls and atomics alone; the access is then made again, and finds zeroes. Anything else gets what it would have got
-//! without a handler: the process ends.
+//! The handler looks the address up among the registered mappings. If one has it, memory of zeroes takes the place of
+//! all of it (not of the one page: whoever goes on would meet the next, and half a table is of no use) and it is marked
+//! as lost, by system calls and atomics alone; the access is then made again, and finds zeroes. Anything else gets what
+//! it would have got without a handler: the process ends.
 //!
-//! A registration is made before a mapping is touched and ended before it is unmapped, and nobody touches it afterwards; so an
-//! address found here is one of the mapping as long as the handler runs.
+//! A registration is made before a mapping is touched and ended before it is unmapped, and nobody touches it
+//! afterwards; so an address found here is one of the mapping as long as the handler runs.
 
 use std::io;
 use std::ptr;
@@ -83,9 +83,9 @@ impl Slot {
     fn replace(&self) -> bool {
         self.lost.store(true, Ordering::Release);
         let start = ptr::with_exposed_provenance_mut(self.start.load(Ordering::Acquire));
-        // SAFETY: takes the place of the very mapping that was registered, which cannot be unmapped while a thread is in
-        // the middle of an access to it. The kernel exchanges the two at once. Other threads that read see zeroes instead of what
-        // the file has, as they might if the file had changed.
+        // SAFETY: takes the place of the very mapping that was registered, which cannot be unmapped while a thread is
+        // in the middle of an access to it. The kernel exchanges the two at once. Other threads that read see zeroes
+        // instead of what the file has, as they might if the file had changed.
         let mapped = unsafe {
             libc::mmap(
                 start,
@@ -114,8 +114,8 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _con
     });
     let slot = address.and_then(|address| SLOTS.iter().find(|slot| slot.has(address)));
     if !slot.is_some_and(Slot::replace) {
-        // SAFETY: both may be called in a handler. The signal stays blocked until the handler returns, and then ends the process
-        // at the place where it came from.
+        // SAFETY: both may be called in a handler. The signal stays blocked until the handler returns, and then ends
+        // the process at the place where it came from.
         unsafe {
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
