@@ -28,7 +28,8 @@ use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::residence::Residence;
 use twinblk::runtime::shard::{Client, Shard};
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::worker::{Keep, Ledger, Subject, recorder};
+use twinblk::runtime::tables::{Ledger, Tables, clerk};
+use twinblk::runtime::worker::{Keep, Subject, recorder};
 
 const TRAITS: LegTraits = LegTraits { punches: true };
 
@@ -128,7 +129,12 @@ impl Keep for Records {
         self.0.lock().unwrap().push(*record);
         Ok(())
     }
+}
 
+/// Tables that are durable at once.
+struct AtOnce;
+
+impl Tables for AtOnce {
     fn mark(&mut self, _: &Bits) -> Result<(), Errno> {
         Ok(())
     }
@@ -197,12 +203,8 @@ impl World {
             Arc::clone(&surroundings.bulletin),
         );
         let records = Records::default();
-        let (recorder, _) = recorder(
-            records.clone(),
-            Arc::clone(&surroundings.ledger),
-            surroundings.outbox.clone(),
-        )
-        .unwrap();
+        let (recorder, _) = recorder(records.clone(), surroundings.outbox.clone()).unwrap();
+        let (clerk, _) = clerk(AtOnce, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).unwrap();
         let (send, sent) = channel();
         let (answer, answers) = channel();
         let guest = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
@@ -229,7 +231,7 @@ impl World {
             CopyMode::Compare,
             clock::now(),
         );
-        let shard = std::thread::spawn(move || Shard::new(mirror, port, surroundings, recorder, 64).run());
+        let shard = std::thread::spawn(move || Shard::new(mirror, port, surroundings, recorder, clerk, 64).run());
         World {
             client,
             bulletin,

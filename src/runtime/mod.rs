@@ -15,5 +15,6 @@ pub mod signature_table;
 mod slots;
 pub mod state_dir;
 pub mod surroundings;
+pub mod tables;
 pub mod tracking;
 pub mod worker;

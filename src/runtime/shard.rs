@@ -18,7 +18,8 @@ use super::inbox::{Ended, Inbox, Message, Outbox};
 use super::port::{Arrival, Port};
 use super::residence::{Residence, Span};
 use super::surroundings::Surroundings;
-use super::worker::{Amendments, Chore, Job, Ledger, Subject};
+use super::tables::{Ledger, Table};
+use super::worker::{Amendments, Job, RecordJob, Subject};
 use crate::core::{Effect, Event, LegId, Mirror, Refusal, Time};
 use crate::io::Arena;
 use std::io;
@@ -145,7 +146,8 @@ pub struct Shard<P, S> {
     bulletin: Arc<Bulletin>,
     inbox: Inbox<Command<S>>,
     workers: SyncSender<Job>,
-    recorder: SyncSender<Chore<S>>,
+    recorder: SyncSender<RecordJob<S>>,
+    clerk: SyncSender<Table>,
     ledger: Arc<Ledger>,
     arrivals: Vec<Arrival>,
     digest: Option<Arc<DigestTable>>,
@@ -156,12 +158,13 @@ pub struct Shard<P, S> {
 
 impl<P: Port, S: 'static> Shard<P, S> {
     /// A shard that has not begun. Its requests come from `port` and its operations go there, at most `arrivals` arrivals
-    /// at once without their list growing; `recorder` writes its records.
+    /// at once without their list growing; `recorder` writes its records, `clerk` its tables.
     pub fn new(
         mirror: Mirror,
         port: P,
         surroundings: Surroundings<S>,
-        recorder: SyncSender<Chore<S>>,
+        recorder: SyncSender<RecordJob<S>>,
+        clerk: SyncSender<Table>,
         arrivals: usize,
     ) -> Shard<P, S> {
         let Surroundings {
@@ -182,6 +185,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
             inbox,
             workers,
             recorder,
+            clerk,
             ledger,
             arrivals: Vec::with_capacity(arrivals),
             digest: None,
@@ -268,17 +272,19 @@ impl<P: Port, S: 'static> Shard<P, S> {
         match effect {
             Effect::Record(record) => {
                 let amendments = std::mem::take(&mut self.amendments);
-                self.hand_over_chore(Chore::Record { record, amendments });
+                self.recorder
+                    .send(RecordJob { record, amendments })
+                    .expect("the recorder ends after its queue is dropped");
             }
             Effect::Mark => {
                 let mut marks = self.ledger.marks.lock().expect(WHOLE);
                 marks.assign(self.mirror.marks().words());
                 drop(marks);
-                self.hand_over_chore(Chore::Mark);
+                self.hand_over_table(Table::Marks);
             }
             Effect::Save => {
                 self.mirror.unsynced(&mut self.ledger.grains.lock().expect(WHOLE));
-                self.hand_over_chore(Chore::Save);
+                self.hand_over_table(Table::Grains);
             }
             Effect::Compare { walk, left, right, len } => self.hand_over(Job::Compare { walk, left, right, len }),
             Effect::Hash { walk, range, buf } => match &self.digest {
@@ -324,10 +330,10 @@ impl<P: Port, S: 'static> Shard<P, S> {
         }
     }
 
-    fn hand_over_chore(&mut self, chore: Chore<S>) {
-        self.recorder
-            .send(chore)
-            .expect("the recorder ends after its queue is dropped");
+    fn hand_over_table(&mut self, table: Table) {
+        self.clerk
+            .send(table)
+            .expect("the clerk ends after its queue is dropped");
     }
 
     fn hand_over(&mut self, job: Job) {

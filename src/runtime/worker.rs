@@ -6,7 +6,7 @@ use super::bulletin::Bulletin;
 use super::digest::DigestTable;
 use super::inbox::{Message, Outbox};
 use super::residence::Residence;
-use crate::core::{Bits, Buf, Errno, LegId, Range, Record, WalkId};
+use crate::core::{Buf, Errno, LegId, Range, Record, WalkId};
 use crate::io::Arena;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -178,92 +178,44 @@ impl<S> Amendments<S> {
     }
 }
 
-/// Something to be made durable in the state directory.
-pub enum Chore<S> {
-    /// A record, with what has been amended before it; answered with [`Message::Recorded`].
-    Record {
-        /// The record.
-        record: Record,
-        /// What has been amended since the one before.
-        amendments: Amendments<S>,
-    },
-    /// The marks of active regions, as the [`Ledger`] has them; answered with [`Message::Marked`].
-    Mark,
-    /// The dirty map, as the [`Ledger`] has it; answered with [`Message::Saved`].
-    Save,
+/// Make the record durable with what has been amended before it, and answer with [`Message::Recorded`].
+pub struct RecordJob<S> {
+    /// The record.
+    pub record: Record,
+    /// What has been amended since the one before.
+    pub amendments: Amendments<S>,
 }
 
-/// The tables that a shard hands over to be written, in memory that is there from the start. Whoever is to write one has it until
-/// he has answered.
-#[derive(Debug)]
-pub struct Ledger {
-    /// Active regions.
-    pub marks: Mutex<Bits>,
-    /// Dirty grains.
-    pub grains: Mutex<Bits>,
-}
-
-impl Ledger {
-    /// For a device of so many regions and grains.
-    pub fn new(regions: u64, grains: u64) -> Ledger {
-        Ledger {
-            marks: Mutex::new(Bits::none(regions)),
-            grains: Mutex::new(Bits::none(grains)),
-        }
-    }
-}
-
-/// What is written to.
+/// What records are written to.
 pub trait Keep: Send + 'static {
     /// Make the record durable: it decides from now on. After an error it is not known whether it does.
     ///
     /// # Errors
     /// Fails when the record may not be durable.
     fn keep(&mut self, record: &Record) -> Result<(), Errno>;
-
-    /// Make durable that exactly these regions are active.
-    ///
-    /// # Errors
-    /// It is not known whether these or those of before are marked.
-    fn mark(&mut self, active: &Bits) -> Result<(), Errno>;
-
-    /// Make durable that exactly these grains are dirty.
-    ///
-    /// # Errors
-    /// It is not known what the map says.
-    fn save(&mut self, dirty: &Bits) -> Result<(), Errno>;
 }
 
-/// Start the thread that writes to the state directory; the returned function waits until it has ended (after the queue was dropped)
-/// and gives back what it wrote to.
+/// Start the thread that writes records; it ends when the queue to it is dropped, and gives back what it wrote to.
 ///
 /// # Errors
 /// Fails when no thread can be had.
 pub fn recorder<S: Keep, C: Send + 'static>(
     mut keeper: S,
-    ledger: Arc<Ledger>,
     outbox: Outbox<C>,
-) -> io::Result<(SyncSender<Chore<S>>, thread::JoinHandle<S>)> {
-    const WHOLE: &str = "nobody panics while holding a table";
-    // One of each kind is under way at most.
-    let (sender, chores) = sync_channel::<Chore<S>>(3);
+) -> io::Result<(SyncSender<RecordJob<S>>, thread::JoinHandle<S>)> {
+    // One record is under way at most.
+    let (sender, jobs) = sync_channel::<RecordJob<S>>(1);
     let thread = thread::Builder::new()
         .name("record".into())
         .stack_size(STACK)
         .spawn(move || {
-            while let Ok(chore) = chores.recv() {
-                let done = match chore {
-                    Chore::Record { record, amendments } => {
-                        amendments.apply(&mut keeper);
-                        Message::Recorded {
-                            number: record.number,
-                            result: keeper.keep(&record),
-                        }
-                    }
-                    Chore::Mark => Message::Marked(keeper.mark(&ledger.marks.lock().expect(WHOLE))),
-                    Chore::Save => Message::Saved(keeper.save(&ledger.grains.lock().expect(WHOLE))),
+            while let Ok(RecordJob { record, amendments }) = jobs.recv() {
+                amendments.apply(&mut keeper);
+                let recorded = Message::Recorded {
+                    number: record.number,
+                    result: keeper.keep(&record),
                 };
-                if outbox.send(done).is_err() {
+                if outbox.send(recorded).is_err() {
                     break;
                 }
             }

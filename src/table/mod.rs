@@ -13,4 +13,4 @@ mod words;
 pub use lost::{Lost, Owner};
 pub use name::Name;
 pub use pick::{Picked, Unpickable, pick};
-pub use superblock::{LegIdentity, LegKind, Settings, Superblock};
+pub use superblock::{Footprint, LegIdentity, LegKind, Settings, Superblock};

@@ -33,12 +33,16 @@
 //! | 224 | 8 | settings: quiet time before a hash, ms |
 //! | 232 | 8 | settings: rate of background work, bytes per second, 0 unlimited |
 //! | 240 | 1 | settings: catch up by itself |
+//! | 248 | 32 | footprint of leg `a` when it was let go (below) |
+//! | 280 | 32 | footprint of leg `b` |
 //! | 512 | 1728 | identity of leg `a` (below) |
 //! | 2240 | 1728 | identity of leg `b` |
 //! | 4064 | 32 | checksum |
 //!
 //! A leg in the record: byte 0 is its health (0 there never was one, 1 in-sync, 2 behind, 3 syncing, 4 failed, 5 absent),
 //! byte 1 whether it is attached, bytes 8 to 15 the generation at which it is consistent.
+//!
+//! A footprint, all zero where there is none: 16 bytes boot id, 8 bytes sequence number, 8 bytes count of what was written.
 //!
 //! The identity of a leg, all zero where there never was one; a text is its length in two bytes and its bytes in UTF-8:
 //!
@@ -100,7 +104,9 @@ const LAG: usize = POOL + 8;
 const QUIET: usize = LAG + 8;
 const RATE: usize = QUIET + 8;
 const CATCH_UP: usize = RATE + 8;
-const RESERVED: usize = CATCH_UP + 1;
+const FOOTPRINTS: usize = CATCH_UP + 8;
+const FOOTPRINT: usize = 32;
+const RESERVED: usize = FOOTPRINTS + 2 * FOOTPRINT;
 const IDENTITIES: usize = 512;
 const IDENTITY: usize = 1728;
 const TAIL: usize = IDENTITIES + 2 * IDENTITY;
@@ -124,7 +130,7 @@ const CANONICAL: usize = PATH + 512;
 // The table in the module's documentation, held against the arithmetic.
 const _: () = {
     assert!(UUID == HEADER && UBLK_ID == 124 && NUMBER == 128 && PRIMARY == 152 && LEG_RECORDS == 160);
-    assert!(STALL_BUDGET == 192 && CATCH_UP == 240 && RESERVED <= IDENTITIES);
+    assert!(STALL_BUDGET == 192 && CATCH_UP == 240 && FOOTPRINTS == 248 && RESERVED <= IDENTITIES);
     assert!(CANONICAL + 512 == IDENTITY && PATH == 704);
     assert!(TAIL == 3968 && TAIL + 96 + CHECKSUM == BYTES);
 };
@@ -224,6 +230,19 @@ pub struct Superblock {
     pub settings: Settings,
     /// What the legs are known by, by [`LegId::index`]; present exactly where the record has a leg.
     pub legs: [Option<LegIdentity>; 2],
+    /// What the legs were like when they were let go, by [`LegId::index`]; none of a leg that is in use.
+    pub footprints: [Option<Footprint>; 2],
+}
+
+/// What a disk was like when it was let go: the same footprint later in the same boot proves that nobody wrote to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// The kernel's id of the boot.
+    pub boot: [u8; 16],
+    /// The block device's sequence number; a file's inode.
+    pub sequence: u64,
+    /// Sectors written to the block device; the file's change time in ns.
+    pub written: u64,
 }
 
 impl Superblock {
@@ -254,6 +273,9 @@ impl Superblock {
             if let Some(identity) = &self.legs[leg.index()] {
                 put_identity(&mut draft, IDENTITIES + leg.index() * IDENTITY, identity);
             }
+            if let Some(footprint) = &self.footprints[leg.index()] {
+                put_footprint(&mut draft, FOOTPRINTS + leg.index() * FOOTPRINT, footprint);
+            }
         }
         draft.seal()
     }
@@ -265,6 +287,7 @@ impl Superblock {
     pub fn decode(bytes: Unverified<'_>) -> Result<Superblock, Flaw> {
         let table = bytes.verify(&KIND)?;
         table.zero(DEPTH + 2, 2)?;
+        table.zero(CATCH_UP + 1, FOOTPRINTS - CATCH_UP - 1)?;
         table.zero(RESERVED, IDENTITIES - RESERVED)?;
         table.zero(TAIL, BYTES - CHECKSUM - TAIL)?;
         let superblock = Superblock {
@@ -284,6 +307,10 @@ impl Superblock {
             legs: [
                 take_identity(table, IDENTITIES)?,
                 take_identity(table, IDENTITIES + IDENTITY)?,
+            ],
+            footprints: [
+                take_footprint(table, FOOTPRINTS)?,
+                take_footprint(table, FOOTPRINTS + FOOTPRINT)?,
             ],
         };
         superblock.check()?;
@@ -465,6 +492,25 @@ fn take_settings(table: Verified<'_>) -> Result<Settings, Flaw> {
     })
 }
 
+fn put_footprint(draft: &mut Draft, at: usize, footprint: &Footprint) {
+    draft.put(at, &footprint.boot);
+    draft.put(at + 16, &footprint.sequence.to_le_bytes());
+    draft.put(at + 24, &footprint.written.to_le_bytes());
+}
+
+fn take_footprint(table: Verified<'_>, at: usize) -> Result<Option<Footprint>, Flaw> {
+    let footprint = Footprint {
+        boot: table.u128_bytes(at),
+        sequence: table.u64(at + 16),
+        written: table.u64(at + 24),
+    };
+    if footprint.boot == [0; 16] {
+        table.zero(at, FOOTPRINT)?;
+        return Ok(None);
+    }
+    Ok(Some(footprint))
+}
+
 fn put_identity(draft: &mut Draft, at: usize, identity: &LegIdentity) {
     let kind = match identity.kind {
         LegKind::Block => 1,
@@ -585,5 +631,13 @@ pub(crate) fn example() -> Superblock {
             ..Settings::default()
         },
         legs: [Some(leg(LegKind::Block, 0)), Some(leg(LegKind::File, 3))],
+        footprints: [
+            None,
+            Some(Footprint {
+                boot: [5; 16],
+                sequence: 6,
+                written: 7,
+            }),
+        ],
     }
 }

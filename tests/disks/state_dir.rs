@@ -27,6 +27,7 @@ pub fn superblock(device: &str, number: u64) -> Superblock {
             ..Record::first(Protocol::Flush)
         },
         settings: Settings::default(),
+        footprints: [None; 2],
         legs: [
             Some(LegIdentity {
                 kind: LegKind::Block,

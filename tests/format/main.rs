@@ -59,6 +59,7 @@ fn example() -> Superblock {
             rate: 100 << 20,
             catch_up: true,
         },
+        footprints: [None; 2],
         legs: [
             Some(LegIdentity {
                 kind: LegKind::Block,

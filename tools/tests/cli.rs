@@ -128,6 +128,7 @@ impl Host {
             },
             settings: Settings::default(),
             legs: [Some(self.identity("a")), secondary.map(|_| self.identity("b"))],
+            footprints: [None; 2],
         }
     }
 

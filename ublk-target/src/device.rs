@@ -9,7 +9,7 @@ pub mod legs;
 
 use crate::ending::{Ending, Wanted};
 use crate::errors::Told;
-use crate::keeper::Keeper;
+use crate::keeper::{Footprints, Keeper};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -62,6 +62,8 @@ pub struct Device {
     pub residence: Arc<Residence>,
     /// How to end.
     pub ending: Arc<Ending>,
+    /// What the legs were like when they were let go.
+    pub footprints: Footprints,
     /// Durable writes to the state directory.
     pub metadata_writes: Arc<AtomicU64>,
     /// What changes, and only administrators need to know.

@@ -15,6 +15,7 @@ mod port;
 mod process;
 mod running;
 mod serve;
+mod tables;
 mod ublk;
 
 use crate::errors::Told;

@@ -4,11 +4,11 @@ use crate::device::legs::fits;
 use crate::errors::Told;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use twinblk::control::Error;
 use twinblk::control::launch::{Action, Create, Launch, LaunchLeg, Start};
 use twinblk::core::{CopyMode, Geometry, LegId, Record};
-use twinblk::io::disk::Disk;
+use twinblk::io::disk::{Disk, footprint};
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::table::{Settings, Superblock};
 
@@ -123,6 +123,7 @@ impl Plan {
             record: Record::first(create.protocol),
             settings: Settings::default(),
             legs: [Some(disk.identity.clone()), None],
+            footprints: [None; 2],
         };
         let id = create.id;
         Ok(Plan {
@@ -138,7 +139,7 @@ impl Plan {
 
     fn start(
         state: StateDir,
-        superblock: Superblock,
+        mut superblock: Superblock,
         start: &Start,
         mut disks: [Option<Disk>; 2],
         mut awaited: Option<Awaited>,
@@ -171,6 +172,7 @@ impl Plan {
             return Err(Error::refused(format!("leg {secondary} is not there"))
                 .hint("bring its disk back, or serve without it: --degraded"));
         }
+        doubt_changed(&mut superblock, &disks);
         let id = Some(superblock.ublk_id);
         Ok(Plan {
             superblock,
@@ -204,6 +206,29 @@ fn doubt(superblock: &mut Superblock) {
         path(primary),
         path(other)
     );
+}
+
+/// After a clean stop the legs are what they were unless somebody wrote to one of them. Where that is not proven, everything
+/// is compared: what nobody of ours has tracked may be anywhere.
+fn doubt_changed(superblock: &mut Superblock, disks: &[Option<Disk>; 2]) {
+    if !superblock.record.clean
+        || superblock
+            .record
+            .legs
+            .iter()
+            .any(|leg| !leg.is_some_and(|leg| leg.attached))
+    {
+        return;
+    }
+    for leg in LegId::ALL {
+        let Some(disk) = &disks[leg.index()] else { continue };
+        let now = footprint::of(&disk.identity, Some(disk.descriptor.as_fd()));
+        if let Some(why) = footprint::doubt(superblock.footprints[leg.index()].as_ref(), now.as_ref()) {
+            log::warn!("both legs are compared whole: leg {leg}, {}: {why}", disk.identity.path);
+            superblock.record.clean = false;
+            superblock.record.tracked = false;
+        }
+    }
 }
 
 /// Random, version 4.
@@ -248,6 +273,7 @@ mod tests {
             record,
             settings: Settings::default(),
             legs: [None, None],
+            footprints: [None; 2],
         };
         doubt(&mut superblock);
         let lost = Record {

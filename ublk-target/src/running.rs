@@ -1,8 +1,9 @@
 //! The threads of a device that is served, from the first to the last.
 
 use crate::errors::Told;
-use crate::keeper::Keeper;
+use crate::keeper::{Footprints, Keeper};
 use crate::port::{BATCH, Refused, UblkPort};
+use crate::tables::StateTables;
 use crate::ublk::control::{self, Added};
 use crate::ublk::queue;
 use std::io;
@@ -22,7 +23,8 @@ use twinblk::runtime::port::Port;
 use twinblk::runtime::residence::{Residence, Span};
 use twinblk::runtime::shard::{Client, Shard};
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::worker::{Ledger, recorder};
+use twinblk::runtime::tables::{Ledger, clerk};
+use twinblk::runtime::worker::recorder;
 use twinblk::table::Superblock;
 
 /// Copies that can be under way at once.
@@ -46,11 +48,14 @@ pub struct Running {
     pub residence: Arc<Residence>,
     /// Where buffers lie.
     pub layout: Layout,
+    /// What the legs were like when they were let go.
+    pub footprints: Footprints,
     /// Whether it began with two legs.
     has_two: bool,
     refused: Refused,
     shard: JoinHandle<io::Result<()>>,
     recorder: JoinHandle<Keeper>,
+    clerk: JoinHandle<StateTables>,
 }
 
 /// Where buffers lie in a device of this shape.
@@ -89,6 +94,7 @@ pub fn begin(
     resync: CopyMode,
     tracked: Option<Tracked>,
     keeper: Box<Keeper>,
+    tables: StateTables,
 ) -> Result<Running, Failed> {
     let layout = layout(superblock);
     let kept = |error, keeper| Failed {
@@ -111,7 +117,12 @@ pub fn begin(
         log::warn!("{not_locked}");
     }
     let ledger = Arc::clone(&surroundings.ledger);
-    let (records, recorder) = recorder(*keeper, ledger, surroundings.outbox.clone()).map_err(|error| Failed {
+    let footprints = keeper.footprints();
+    let (tables, clerk) = match clerk(tables, ledger, surroundings.outbox.clone()) {
+        Ok(both) => both,
+        Err(error) => return Err(kept(failed(error), keeper)),
+    };
+    let (records, recorder) = recorder(*keeper, surroundings.outbox.clone()).map_err(|error| Failed {
         error: failed(error),
         keeper: None,
     })?;
@@ -145,7 +156,7 @@ pub fn begin(
                 let mut mirror = Mirror::new(config, record, traits, tracked, resync, clock::now());
                 // Before the first copy: a resync that begins with the device keeps to it from its first byte.
                 mirror.set_rate(clock::now(), rate);
-                let shard = Shard::new(mirror, port, surroundings, records, BATCH + 1);
+                let shard = Shard::new(mirror, port, surroundings, records, tables, BATCH + 1);
                 // All that it will ever touch is there, to be locked.
                 let _ = opened.send(Ok(()));
                 // The port ends here, on the thread that its ring belongs to.
@@ -162,10 +173,12 @@ pub fn begin(
         bulletin,
         residence,
         layout,
+        footprints,
         has_two,
         refused,
         shard,
         recorder,
+        clerk,
     };
     match wait_opened.recv() {
         Ok(Ok(())) => Ok(running),
@@ -242,10 +255,12 @@ impl Running {
             bulletin: _,
             residence: _,
             layout: _,
+            footprints: _,
             has_two: _,
             refused: _,
             shard,
             recorder,
+            clerk,
         } = self;
         match shard.join() {
             Ok(Ok(())) => {}
@@ -253,6 +268,10 @@ impl Running {
             Err(_) => log::error!("the thread of the block device has panicked"),
         }
         drop((added, client));
+        // Nothing of the state is written any more when its lock is let go.
+        if clerk.join().is_err() {
+            log::error!("the thread that writes tables has panicked");
+        }
         recorder.join().ok().map(Box::new)
     }
 }

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use twinblk::control::launch::{Action, Launched, Ready};
 use twinblk::control::status::{Daemon, rfc3339, uuid_text};
 use twinblk::control::{Error, paths};
-use twinblk::core::{CopyMode, Record};
+use twinblk::core::{CopyMode, LegId, Record};
 use twinblk::io::disk::{Disk, users_of};
 use twinblk::runtime::admin::{Launchee, Server, Socket};
 use twinblk::runtime::state_dir::StateDir;
@@ -239,12 +239,21 @@ fn begin(
             keeper: None,
         })?,
     };
-    let opened = Keeper::new(state, superblock.clone(), Arc::clone(metadata_writes));
-    let (keeper, tracked) = opened.map_err(|error| Failed {
-        error: error.told("read the device's state"),
-        keeper: None,
-    })?;
-    let mut keeper = Box::new(keeper);
+    let mut keeper = Box::new(Keeper::new(state, superblock.clone(), Arc::clone(metadata_writes)));
+    let (mut tables, tracked) = match keeper.tables() {
+        Ok(both) => both,
+        Err(error) => {
+            return Err(Failed {
+                error: error.told("read the device's state"),
+                keeper: Some(keeper),
+            });
+        }
+    };
+    for leg in LegId::ALL {
+        if let Some(disk) = &disks[leg.index()] {
+            keeper.set_disk(leg, disk.identity.clone(), &disk.descriptor);
+        }
+    }
     let record = Record {
         tracked: tracked.is_some(),
         ..superblock.record.opened(disks.each_ref().map(Option::is_some))
@@ -257,9 +266,9 @@ fn begin(
         });
     }
     if tracked.is_none() {
-        keeper.forget_tracking();
+        tables.begin_anew();
     }
-    running::begin(added, &superblock, record, disks, resync, tracked, keeper)
+    running::begin(added, &superblock, record, disks, resync, tracked, keeper, tables)
 }
 
 /// Listen for administrators.
@@ -296,6 +305,7 @@ fn open(
         client: running.client.clone(),
         bulletin: Arc::clone(&running.bulletin),
         residence: Arc::clone(&running.residence),
+        footprints: Arc::clone(&running.footprints),
         ending: Arc::clone(&ending),
         metadata_writes,
         shared: Mutex::new(Shared {

@@ -34,8 +34,6 @@ use crate::core::regions::Regions;
 use crate::core::request::Errno;
 use crate::core::time::{Span, Time};
 
-/// How soon tracking begins where it may.
-const UNTRACKED: Span = Span::from_secs(1);
 /// How long a state directory that failed is left alone.
 const RETRY: Span = Span::from_secs(5);
 
@@ -215,12 +213,13 @@ impl Mirror {
     pub(super) fn watch_tracking(&mut self) {
         if self.tracking.look_at.is_none() && self.is_worth_a_look() {
             // Often enough that nothing stays twice as long as it should; what is not tracked costs most.
+            let linger = self.config.linger;
             let soon = if self.tracking.tracked {
-                self.config.linger
+                linger
             } else {
-                UNTRACKED
+                Span(linger.0 / 10)
             };
-            let at = self.now + soon.min(self.config.linger);
+            let at = self.now + soon;
             self.tracking.look_at = Some(at);
             self.arm(at);
         }

@@ -10,6 +10,7 @@
 pub mod blank;
 pub mod claim;
 pub mod error;
+pub mod footprint;
 pub mod identity;
 pub mod location;
 pub mod open;

@@ -21,7 +21,8 @@ use twinblk::runtime::clock;
 use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::shard::Shard;
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::worker::{Keep, Ledger, recorder};
+use twinblk::runtime::tables::{Ledger, Tables, clerk};
+use twinblk::runtime::worker::{Keep, recorder};
 
 /// A kernel that does at once what it is asked for, and a guest that asks again as soon as it is answered.
 struct Immediate {
@@ -97,7 +98,9 @@ impl Keep for Forgotten {
     fn keep(&mut self, _record: &Record) -> Result<(), Errno> {
         Ok(())
     }
+}
 
+impl Tables for Forgotten {
     fn mark(&mut self, _: &Bits) -> Result<(), Errno> {
         Ok(())
     }
@@ -176,8 +179,9 @@ fn main() {
         left: requests,
         state: 1,
     };
-    let (records, _) =
-        recorder(Forgotten, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).expect("a thread");
-    let ended = Shard::new(mirror, port, surroundings, records, 1024).run();
+    let (records, _) = recorder(Forgotten, surroundings.outbox.clone()).expect("a thread");
+    let (tables, _) =
+        clerk(Forgotten, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).expect("a thread");
+    let ended = Shard::new(mirror, port, surroundings, records, tables, 1024).run();
     assert!(ended.is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof));
 }

@@ -38,6 +38,7 @@ elif [ "$(status .state)" = single ]; then
     twinblk attach vm1 "/lab/$secondary"
 fi
 twinblk wait vm1 --timeout 60
+echo "resync: $(status '.last_resync | "\(.kind) of \(.bytes_total) bytes, \(.bytes_written) written"')" | tee -a "$summary"
 oracle "$journal" "$device"
 
 echo "the device works:"

@@ -3,7 +3,7 @@
 use super::{Device, Tell, lost};
 use crate::errors::Told;
 use crate::keeper::Keeper;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use twinblk::control::message::{Attached, Detached};
 use twinblk::control::status::LegFacts;
 use twinblk::control::{Attach, Content, Error, LegName, Reply};
 use twinblk::core::{CopyMode, Geometry, Health, LegId, LegTraits, Refusal};
-use twinblk::io::disk::Disk;
+use twinblk::io::disk::{Disk, footprint};
 use twinblk::runtime::worker::Subject;
 use twinblk::table::LegIdentity;
 
@@ -30,7 +30,11 @@ impl Device {
         self.check_not_held(leg)?;
         let how = match content {
             Content::Blank | Content::Overwrite => CopyMode::Blind,
-            Content::Returning if attach.unchanged && self.misses_are_known(leg, &disk.identity) => CopyMode::Dirty,
+            Content::Returning
+                if self.misses_are_known(leg, &disk) && (attach.unchanged || self.is_unchanged(leg, &disk)) =>
+            {
+                CopyMode::Dirty
+            }
             Content::Returning | Content::Seeded => CopyMode::Compare,
         };
         self.follow(leg, &disk, how)??;
@@ -83,11 +87,24 @@ impl Device {
     }
 
     /// Whether this very disk was the leg: then the core knows what it misses, if nobody else wrote to it.
-    fn misses_are_known(&self, leg: LegId, identity: &LegIdentity) -> bool {
+    fn misses_are_known(&self, leg: LegId, disk: &Disk) -> bool {
         let shared = self.shared();
         shared.legs[leg.index()]
             .as_ref()
-            .is_some_and(|facts| facts.identity == *identity)
+            .is_some_and(|facts| facts.identity == disk.identity)
+    }
+
+    /// Whether it is proven that nobody has written to the disk since it was detached.
+    fn is_unchanged(&self, leg: LegId, disk: &Disk) -> bool {
+        let recorded = self.footprints.lock().expect("nobody panics while holding them")[leg.index()];
+        let now = footprint::of(&disk.identity, Some(disk.descriptor.as_fd()));
+        match footprint::doubt(recorded.as_ref(), now.as_ref()) {
+            None => true,
+            Some(why) => {
+                log::info!("leg {leg} is compared whole: {why}");
+                false
+            }
+        }
     }
 
     /// Have the core follow a disk, unless it refuses. The caller changes legs alone.
@@ -96,6 +113,7 @@ impl Device {
         let pool = self.shared().settings.pool_bytes;
         self.prepare_memory(pool);
         let (descriptor, identity) = (Arc::clone(&disk.descriptor), disk.identity.clone());
+        let kept = Arc::clone(&descriptor);
         let traits = LegTraits { punches: disk.punches };
         let followed = self.call(move |desk| {
             desk.mirror.attach(desk.now, leg, traits, how)?;
@@ -103,7 +121,7 @@ impl Device {
             // identity before the first record that has it.
             let before = desk.set_leg(leg, descriptor);
             desk.amend(Subject::Leg(leg), move |keeper: &mut Keeper| {
-                keeper.set_identity(leg, identity)
+                keeper.set_disk(leg, identity, &kept)
             });
             Ok::<_, Refusal>((before, desk.newest()))
         })?;

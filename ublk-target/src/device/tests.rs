@@ -21,6 +21,7 @@ use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::shard::Shard;
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::runtime::surroundings::Surroundings;
+use twinblk::runtime::tables::clerk;
 use twinblk::runtime::worker::recorder;
 use twinblk::table::Superblock;
 
@@ -108,6 +109,7 @@ impl World {
                 ..table::Settings::default()
             },
             legs: [Some(a.identity.clone()), Some(identity_of_b)],
+            footprints: [None; 2],
         };
         let layout = running::layout(&superblock);
         let surroundings = Surroundings::new(&layout, running::ledger(&superblock.geometry), 1).unwrap();
@@ -115,10 +117,12 @@ impl World {
         let (residence, bulletin) = (Arc::clone(&surroundings.residence), Arc::clone(&surroundings.bulletin));
         let state = StateDir::create(&root, &superblock).unwrap();
         let writes = Arc::new(AtomicU64::new(0));
-        let (mut keeper, _) = Keeper::new(state, superblock.clone(), Arc::clone(&writes)).unwrap();
+        let mut keeper = Keeper::new(state, superblock.clone(), Arc::clone(&writes));
+        let (tables, _) = keeper.tables().unwrap();
         let record = superblock.record.opened([true, false]);
         keeper.write(&record).unwrap();
-        let (records, _) = recorder(keeper, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).unwrap();
+        let (tables, _) = clerk(tables, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).unwrap();
+        let (records, _) = recorder(keeper, surroundings.outbox.clone()).unwrap();
         let config = Config {
             geometry: superblock.geometry,
             region: superblock.geometry.region(),
@@ -140,7 +144,7 @@ impl World {
             done: Vec::new(),
             holds_flushes: Arc::clone(&holds_flushes),
         };
-        let shard = thread::spawn(move || Shard::new(mirror, port, surroundings, records, 64).run());
+        let shard = thread::spawn(move || Shard::new(mirror, port, surroundings, records, tables, 64).run());
         let device = Arc::new(Device {
             constants: Constants {
                 name: superblock.name.to_string(),
@@ -157,6 +161,7 @@ impl World {
             client,
             bulletin: Arc::clone(&bulletin),
             residence,
+            footprints: Default::default(),
             ending: Arc::new(Ending::new(bulletin)),
             metadata_writes: writes,
             shared: Mutex::new(Shared {

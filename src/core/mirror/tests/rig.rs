@@ -36,7 +36,8 @@ impl Rig {
                 extent: 4 * GRAIN as u32,
             },
             region: 4 * GRAIN,
-            linger: Span::from_secs(10),
+            // Nothing is tracked unless a test asks for it.
+            linger: Span::from_secs(1_000_000),
             layout: Layout {
                 depth: 8,
                 max_io: 4096,
@@ -141,6 +142,14 @@ impl Rig {
         differing.iter().for_each(|&block| mask.insert(block));
         let walk = self.compares.remove(0);
         self.mirror.handle_compared(self.now, walk, mask);
+        self.take_effects();
+    }
+
+    /// All comparisons end, and nothing differs.
+    pub fn compare_all_equal(&mut self) {
+        for walk in std::mem::take(&mut self.compares) {
+            self.mirror.handle_compared(self.now, walk, BlockMask::default());
+        }
         self.take_effects();
     }
 

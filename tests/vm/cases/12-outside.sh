@@ -1,0 +1,52 @@
+# Somebody else writes to a disk that the device has let go.
+# shellcheck shell=bash
+
+property proven_unchanged 60 'a disk that nobody touched is not compared: after a stop, and when a detached leg comes back without being vouched for'
+proven_unchanged() {
+    mirror "$A" "$B"
+    reaches .tracked
+    fill "$DEV" 2
+    tw stop "$NAME" > /dev/null
+    cmp -n 4096 "$A" "$B"
+    tw start "$NAME" > /dev/null
+    holds '.state == "mirrored" and .last_resync == null and .dirty_bytes == 0'
+    tw detach "$NAME" b > /dev/null
+    fill "$DEV" 1 12
+    sync_device
+    attach "$B"
+    in_sync
+    holds '.last_resync.kind == "dirty" and .last_resync.bytes_total <= 2097152'
+    settled
+    equal_legs "$A" "$B"
+    remove
+}
+
+property written_after_a_stop 60 'a secondary that was written to while the device was stopped is found, compared whole, and made equal'
+written_after_a_stop() {
+    mirror "$A" "$B"
+    fill "$DEV" 4
+    tw stop "$NAME" > /dev/null
+    fill "$B" 1 9
+    tw start "$NAME" > /dev/null
+    in_sync
+    holds '.last_resync.kind == "full" and .last_resync.bytes_written == 1048576'
+    settled
+    equal_legs "$A" "$B"
+    grep -q 'somebody has written to it' /run/twinblk-case/"$NAME".log || fail "the log does not say why"
+    remove
+}
+
+property written_while_detached 60 'a detached leg that was written to is compared whole when it comes back'
+written_while_detached() {
+    mirror "$A" "$B"
+    reaches .tracked
+    fill "$DEV" 4
+    tw detach "$NAME" b > /dev/null
+    fill "$B" 1 9
+    attach "$B"
+    in_sync
+    holds '.last_resync.kind == "full"'
+    settled
+    equal_legs "$A" "$B"
+    remove
+}

@@ -1,0 +1,122 @@
+//! The files of the state directory beside the superblock: what they say at the start, and the thread's half that writes
+//! them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use twinblk::core::{Bits, Errno, Record, Tracked};
+use twinblk::runtime::state_dir::{StateDir, StateError};
+use twinblk::runtime::tables::Tables;
+use twinblk::runtime::tracking::{Loaded, Tracking};
+use twinblk::table::Superblock;
+use twinblk::table::dirty::WORDS;
+
+/// See the module.
+pub struct StateTables {
+    tracking: Tracking,
+    regions: u64,
+    /// What the dirty map's file says, but for `unsure`.
+    saved: Bits,
+    /// Blocks of that file whose last write failed.
+    unsure: BTreeSet<u64>,
+    writes: Arc<AtomicU64>,
+}
+
+impl StateTables {
+    /// Open the files of a device, and read where its legs may differ. `writes` counts durable writes.
+    ///
+    /// # Errors
+    /// They cannot be opened.
+    pub fn open(
+        dir: &StateDir,
+        superblock: &Superblock,
+        writes: Arc<AtomicU64>,
+    ) -> Result<(StateTables, Option<Tracked>), StateError> {
+        let (tracking, loaded) = dir.tracking(superblock)?;
+        let known = known(&superblock.record, loaded);
+        let saved = match &known {
+            Some(tracked) => tracked.dirty.clone(),
+            None => Bits::none(superblock.geometry.grains()),
+        };
+        let tables = StateTables {
+            tracking,
+            regions: superblock.geometry.regions(),
+            saved,
+            unsure: BTreeSet::new(),
+            writes,
+        };
+        Ok((tables, known))
+    }
+
+    /// Nothing is known of where the legs may differ, and the record says so, durably: from here on it can be written anew.
+    /// Where it cannot, everything goes on, and is compared after a crash.
+    pub fn begin_anew(&mut self) {
+        self.saved.clear();
+        if let Err(error) = self.tracking.begin_anew(&Bits::none(self.regions), &self.saved) {
+            log::warn!("after a crash everything is compared: {error}");
+        }
+    }
+}
+
+/// What the files say, if the record says that they mean something.
+fn known(record: &Record, loaded: Loaded) -> Option<Tracked> {
+    if !record.tracked {
+        return None;
+    }
+    let lost = |what: &str, why: &dyn std::fmt::Display| {
+        log::warn!("everything is compared: {what} of the state directory says nothing: {why}");
+    };
+    let mut active = loaded.active.inspect_err(|why| lost("`regions`", why)).ok()?;
+    let dirty = loaded.dirty.inspect_err(|why| lost("`dirty`", why)).ok()?;
+    if dirty.unverified > 0 {
+        log::warn!(
+            "{} blocks of `dirty` are damaged: what they are about is compared",
+            dirty.unverified
+        );
+    }
+    if record.clean {
+        active.clear();
+    }
+    Some(Tracked {
+        active,
+        dirty: dirty.bits,
+    })
+}
+
+/// Tell an error of the state directory.
+pub fn told(what: &str, error: StateError) -> Errno {
+    log::error!("{what}: {error}");
+    error.errno()
+}
+
+impl Tables for StateTables {
+    fn mark(&mut self, active: &Bits) -> Result<(), Errno> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let marked = self.tracking.mark(active);
+        marked.map_err(|error| told("active regions are not marked", error))
+    }
+
+    fn save(&mut self, dirty: &Bits) -> Result<(), Errno> {
+        let pairs = dirty.words().chunks(WORDS).zip(self.saved.words().chunks(WORDS));
+        let blocks: Vec<(u64, &[u64])> = (0..)
+            .zip(pairs)
+            .filter(|(index, (new, old))| new != old || self.unsure.contains(index))
+            .map(|(index, (new, _))| (index, new))
+            .collect();
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        match self.tracking.save_dirty(&blocks) {
+            Ok(()) => {
+                self.saved.assign(dirty.words());
+                self.unsure.clear();
+                Ok(())
+            }
+            Err(error) => {
+                self.unsure.extend(blocks.iter().map(|(index, _)| index));
+                Err(told("the dirty map is not saved", error))
+            }
+        }
+    }
+}
