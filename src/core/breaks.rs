@@ -45,11 +45,33 @@ pub enum Break {
     GenerationCeiling,
     /// An operation of the secondary may take as long as it likes.
     LegClock,
+    /// A write does not wait for the marks of its regions.
+    MarkNotAwaited,
+    /// A region is left as if the primary had been flushed.
+    PrimaryLeftUnflushed,
+    /// A region is left as if the secondary that is followed had been flushed.
+    SecondaryLeftUnflushed,
+    /// The pieces that a resync has taken and not finished are not saved as dirty.
+    SavedWithoutPieces,
+    /// What is not durable on the secondary is not saved as dirty.
+    SavedWithoutUnflushed,
+    /// Marks are cleared although the dirty map was not saved.
+    ClearedUnsaved,
+    /// Marks are cleared before the dirty map is saved.
+    ClearedBeforeSaved,
+    /// Marks that could not be written count as written.
+    MarkFailureIgnored,
+    /// A dirty map that could not be saved counts as saved.
+    SaveFailureIgnored,
+    /// The record says tracked although the primary failed a flush.
+    TrackedAfterFailedFlush,
+    /// The record says tracked although a leg was attached of which nothing is known.
+    TrackedAfterAttach,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 19] = [
+    pub const ALL: [Break; 30] = [
         Break::AckBeforeSecondary,
         Break::FlushedAtCompletion,
         Break::EpochOrder,
@@ -69,6 +91,17 @@ impl Break {
         Break::HealthBeforeRecord,
         Break::GenerationCeiling,
         Break::LegClock,
+        Break::MarkNotAwaited,
+        Break::PrimaryLeftUnflushed,
+        Break::SecondaryLeftUnflushed,
+        Break::SavedWithoutPieces,
+        Break::SavedWithoutUnflushed,
+        Break::ClearedUnsaved,
+        Break::ClearedBeforeSaved,
+        Break::MarkFailureIgnored,
+        Break::SaveFailureIgnored,
+        Break::TrackedAfterFailedFlush,
+        Break::TrackedAfterAttach,
     ];
 }
 

@@ -1,8 +1,9 @@
 //! Where marks of active regions and the dirty map are made durable: slowly, sometimes not, and what a start makes of them.
 //!
 //! Verifies: one write of each table under way at a time; no write of a leg is submitted whose regions are not marked, while the
-//! record says that marks mean something and could be written. That what is marked or dirty is enough is verified by what follows a start:
-//! the legs are equal at rest although nothing else was compared.
+//! record says that marks mean something and could be written. That what is marked or dirty is enough is verified at many moments
+//! (`what_if`): where the legs would differ after a kill or a cut, a start would compare, whatever of the writes under way it
+//! finds. And by what follows a start: the legs are equal at rest although nothing else was compared.
 
 use crate::rng::Rng;
 use twinblk::core::{Bits, Record, Tracked};
@@ -41,6 +42,10 @@ impl Table {
             self.doubtful.clear();
         }
         done
+    }
+
+    fn surely_has(&self, number: u64) -> bool {
+        self.durable.contains(number) && self.doubtful.iter().all(|bits| bits.contains(number))
     }
 
     /// One of those that may be there, whole: what a table of one block is.
@@ -119,8 +124,13 @@ impl Tables {
 
     /// Whether a region is marked, whatever a start would find.
     pub fn is_marked(&self, region: u64) -> bool {
-        let marks = &self.marks;
-        marks.durable.contains(region) && marks.doubtful.iter().all(|bits| bits.contains(region))
+        self.marks.surely_has(region)
+    }
+
+    /// Whether a start that trusts the tables beside `record` compares this grain of this region, whatever it finds of what
+    /// is being written.
+    pub fn surely_compares(&self, record: &Record, region: u64, grain: u64) -> bool {
+        self.outrun || self.grains.surely_has(grain) || !record.clean && self.marks.surely_has(region)
     }
 
     /// What a start finds beside `record`; `None` if that means nothing, or if it is lost.

@@ -1,10 +1,13 @@
 //! What a power cut or the death of the daemon would leave now, looked at without ending the life.
 //!
 //! Verifies what `check::image_after` verifies, for every record that a start might find, at many more moments than lives
-//! end. Does not start anything from the image: that is what ends of lives are for.
+//! end; and where the record says that it is tracked where the legs may differ, that they differ nowhere else. Does not start anything from the image: that is what ends of lives are for.
 
 use crate::check::{Check, End, image_after};
+use crate::disk::Disk;
+use crate::token::SECTOR;
 use crate::world::World;
+use twinblk::core::{Health, Record};
 
 /// One of this many steps is looked at.
 const RARITY: u64 = 24;
@@ -28,6 +31,32 @@ impl World {
         let end = if kill { End::Kill } else { End::Cut };
         for record in self.store.possible() {
             image_after(&self.oracle, &images, record, end, self.admin.replaced)?;
+            self.is_tracked(&images, record)
+                .map_err(|what| format!("after a {end:?}, {what} ({record:?})"))?;
+        }
+        Ok(())
+    }
+
+    /// Where the legs differ, a start that finds `record` would compare them.
+    fn is_tracked(&self, images: &[Disk; 2], record: &Record) -> Check {
+        let other = record.primary.other().index();
+        let Some(leg) = record.legs[other].filter(|_| record.tracked && !self.admin.touched[other]) else {
+            return Ok(());
+        };
+        // What somebody else wrote to a leg is known only once it is attached.
+        let taken_in = leg.attached && matches!(leg.health, Health::InSync | Health::Syncing);
+        if self.admin.replaced[other] && !taken_in {
+            return Ok(());
+        }
+        let (region, grain) = (self.plan.config.region, u64::from(self.plan.config.geometry.grain));
+        for (sector, (left, right)) in images[0].live().iter().zip(images[1].live()).enumerate() {
+            let at = sector as u64 * SECTOR;
+            let compared = self.tables.surely_compares(record, at / region, at / grain);
+            if !left.same_bytes(*right) && !compared && !self.admin.is_corrupt(sector) {
+                return Err(format!(
+                    "sector {sector} holds {left:?} and {right:?}, and would not be compared"
+                ));
+            }
         }
         Ok(())
     }

@@ -186,7 +186,9 @@ impl Mirror {
     pub(super) fn primary_flush_failed(&mut self) {
         self.flush_failures += 1;
         self.doubt_unflushed(self.primary);
-        self.lose_track();
+        if !self.is_trackable() {
+            self.lose_track();
+        }
         self.regions_stay();
         self.pump_record();
         self.mend();

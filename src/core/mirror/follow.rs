@@ -298,6 +298,8 @@ impl Mirror {
         let leg = *self.leg(secondary);
         let recorded = self.recorder.durable().legs[secondary.index()].is_some_and(|leg| leg.attached);
         if leg.detaching && !recorded && !self.recorder.is_busy() {
+            // What is in its cache nobody will ever know to be durable.
+            self.doubt_unflushed(secondary);
             let leg = self.leg_mut(secondary);
             leg.detaching = false;
             leg.traits = None;

@@ -16,7 +16,7 @@
 //! has no such list: it became dirty when the leg was given up, or becomes so here.
 //!
 //! *After a failed flush of the primary* nothing is tracked until the next start, which compares everything: see
-//! `is_trackable`.
+//! `is_trackable`. No region is left any more, because a record that says otherwise may be in force for long.
 //!
 //! *When a mark or a save fails*, the record is made to say *not tracked*, in a slot that is there already; writes wait for
 //! that. If that fails too they go on: the guest does not stop for a state directory that is lost, and what a crash would
@@ -27,6 +27,7 @@ use super::follow::Follow;
 use super::walk::Job;
 use super::{Mirror, OpKind};
 use crate::core::bits::Bits;
+use crate::core::breaks::{self, Break};
 use crate::core::effect::{Action, Effect, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
@@ -114,6 +115,11 @@ impl Tracking {
     }
 }
 
+/// What a failure is taken for where it is to be ignored.
+fn ignored(which: Break, error: Errno) -> Result<(), Errno> {
+    if breaks::on(which) { Ok(()) } else { Err(error) }
+}
+
 impl Mirror {
     /// Whether a mutation of `range` may be admitted; if not, what it waits for is under way.
     #[inline]
@@ -129,20 +135,24 @@ impl Mirror {
 
     #[cold]
     fn want_entrance(&mut self, range: Range) -> Entrance {
-        if !self.tracking.marking {
+        let full = self.tracking.regions.is_full();
+        if !self.tracking.marking || full && !self.is_trackable() {
             return if self.recorder.is_untracked() {
                 Entrance::Open { marked: false }
             } else {
                 Entrance::Marking
             };
         }
-        if self.tracking.regions.is_full() {
+        if full {
             self.begin_checkpoint(Span(0));
             let makes_room = self.tracking.step != Step::Idle || self.drain.is_some();
             return if makes_room { Entrance::Marking } else { Entrance::Full };
         }
         self.tracking.regions.want(range);
         self.pump_marks();
+        if breaks::on(Break::MarkNotAwaited) {
+            return Entrance::Open { marked: true };
+        }
         Entrance::Marking
     }
 
@@ -195,6 +205,7 @@ impl Mirror {
     /// The write of the marks has ended; an error says nothing of what is on disk now.
     pub fn handle_marked(&mut self, now: Time, result: Result<(), Errno>) {
         self.now = now;
+        let result = result.or_else(|error| ignored(Break::MarkFailureIgnored, error));
         self.tracking.writing = false;
         self.tracking.regions.end_write(result.is_ok());
         if std::mem::take(&mut self.tracking.clears) && self.tracking.step == Step::Clear {
@@ -252,10 +263,10 @@ impl Mirror {
     #[inline]
     fn is_worth_a_look(&self) -> bool {
         let tracking = &self.tracking;
-        let begins = !tracking.tracked && tracking.unmarked == 0 && self.is_trackable();
+        let begins = !tracking.tracked && tracking.unmarked == 0;
         let copied = tracking.tracked && self.resync.active && self.resync.status.bytes_done != tracking.copied;
         let free = tracking.step == Step::Idle && !tracking.saving && tracking.marking && self.drain.is_none();
-        free && (tracking.regions.some_unused() || begins || copied) && self.remembers()
+        free && self.is_trackable() && (tracking.regions.some_unused() || begins || copied) && self.remembers()
     }
 
     /// Save what is dirty and leave the regions that nobody has used for `idle`, if there is anything to save or leave.
@@ -267,10 +278,12 @@ impl Mirror {
         if busy || !tracking.marking || self.drain.is_some() || self.is_stopped() || !self.remembers() {
             return;
         }
-        let trackable = self.is_trackable();
+        if !self.is_trackable() {
+            return;
+        }
         let tracking = &mut self.tracking;
         let leaving = tracking.regions.choose(self.now, idle);
-        tracking.sound = tracking.unmarked == 0 && trackable;
+        tracking.sound = tracking.unmarked == 0;
         let begins = !tracking.tracked && tracking.sound;
         let done = self.resync.status.bytes_done;
         let copied = tracking.tracked && self.resync.active && done != tracking.copied;
@@ -300,6 +313,15 @@ impl Mirror {
 
     fn flush_for_checkpoint(&mut self, leg: LegId) {
         let mark = self.unflushed[leg.index()].mark();
+        let skipped = if leg == self.primary {
+            Break::PrimaryLeftUnflushed
+        } else {
+            Break::SecondaryLeftUnflushed
+        };
+        if breaks::on(skipped) {
+            self.unflushed[leg.index()].flushed(mark);
+            return;
+        }
         self.tracking.flushes[leg.index()] = Some(DrainFlush {
             issued_at: self.now,
             mark,
@@ -341,7 +363,17 @@ impl Mirror {
         let [primary, secondary] =
             [self.primary, self.secondary()].map(|leg| self.tracking.flushes[leg.index()].is_some());
         if self.tracking.step == Step::Flush && !primary && !(secondary && self.is_written()) {
+            if breaks::on(Break::ClearedUnsaved) && self.tracking.regions.leaving() > 0 {
+                self.tracking.step = Step::Clear;
+                self.pump_marks();
+                return;
+            }
             self.tracking.step = Step::Save;
+            if breaks::on(Break::ClearedBeforeSaved) && !self.tracking.writing {
+                self.tracking.writing = true;
+                self.tracking.regions.begin_write(true);
+                self.effects.push_back(Effect::Mark);
+            }
             self.save();
         }
     }
@@ -372,10 +404,13 @@ impl Mirror {
         };
         let pieces = self.slots.iter().filter(|slot| !slot.is_free());
         pieces
-            .filter(|slot| matches!(slot.job, Job::Resync(_)))
+            .filter(|slot| matches!(slot.job, Job::Resync(_)) && !breaks::on(Break::SavedWithoutPieces))
             .for_each(|slot| add(slot.range));
         self.resync.failed().iter().for_each(|&range| add(range));
-        if self.is_written() && !self.unflushed[self.secondary().index()].each(geometry, &mut add) {
+        if self.is_written()
+            && !breaks::on(Break::SavedWithoutUnflushed)
+            && !self.unflushed[self.secondary().index()].each(geometry, &mut add)
+        {
             add(geometry.whole());
         }
     }
@@ -383,6 +418,7 @@ impl Mirror {
     /// The dirty map is saved, or could not be.
     pub fn handle_saved(&mut self, now: Time, result: Result<(), Errno>) {
         self.now = now;
+        let result = result.or_else(|error| ignored(Break::SaveFailureIgnored, error));
         self.tracking.saving = false;
         if self.drain_saved(result) {
             self.pump();
@@ -437,7 +473,7 @@ impl Mirror {
     /// Whether what is saved can say where the legs may differ. A primary that failed a flush may have lost what it shows, and later
     /// flushes succeed all the same: after a cut it may differ wherever it was written to.
     pub(super) fn is_trackable(&self) -> bool {
-        self.flush_failures == 0
+        self.flush_failures == 0 || breaks::on(Break::TrackedAfterFailedFlush)
     }
 
     /// Everything is dirty, and what is in the state directory says less.

@@ -3,6 +3,7 @@
 use super::Mirror;
 use super::drain::Purpose;
 use super::follow::Follow;
+use crate::core::breaks::{self, Break};
 use crate::core::config::{CopyMode, LegTraits, Refusal};
 use crate::core::leg::{Health, LegId};
 use crate::core::record::Protocol;
@@ -47,6 +48,11 @@ impl Mirror {
             CopyMode::Dirty => {
                 self.doubt_all();
                 self.copy_mode = CopyMode::Compare;
+                self.copy_kind = WalkKind::Full;
+            }
+            CopyMode::Blind | CopyMode::Compare if breaks::on(Break::TrackedAfterAttach) => {
+                self.dirty.mark_all();
+                self.copy_mode = how;
                 self.copy_kind = WalkKind::Full;
             }
             CopyMode::Blind | CopyMode::Compare => {
