@@ -17,6 +17,7 @@ use crate::rng::Rng;
 use crate::stats::Stats;
 use crate::token::{SECTOR, Token};
 use crate::walk::Walks;
+use crate::what_if::is_taken_in;
 use crate::world::{Happening, World};
 use twinblk::core::time::Span;
 use twinblk::core::{CopyMode, Health, LegId, LegRecord, LegTraits, Mirror, Protocol, Record, Status};
@@ -460,7 +461,9 @@ impl World {
         let secondary = found.primary.other().index();
         let mut there = [true; 2];
         there[secondary] = found.legs[secondary].is_some_and(|leg| leg.attached) && self.rng.percent(85);
-        let tracked = self.tables.find(&found, &mut self.rng);
+        let taken_in = found.legs[secondary].is_some_and(is_taken_in);
+        let changed = self.admin.replaced[secondary] && !taken_in;
+        let tracked = self.tables.find(&found, &mut self.rng).filter(|_| !changed);
         let record = Record {
             tracked: tracked.is_some(),
             ..opened(&found, there, &self.plan)
@@ -493,7 +496,8 @@ impl World {
         self.admin.claimed = there;
         self.told_by_record(&record);
         self.admin.lenient = lenient;
-        (self.admin.replaced, self.admin.touched) = (replaced, replaced);
+        self.admin.replaced = replaced;
+        self.admin.touched[secondary] = changed;
         self.arena = crate::arena::Arena::new(&self.plan.config.layout);
         self.faults = FaultState::default();
         self.counters = Counters::default();

@@ -7,7 +7,7 @@ use crate::check::{Check, End, image_after};
 use crate::disk::Disk;
 use crate::token::SECTOR;
 use crate::world::World;
-use twinblk::core::{Health, Record};
+use twinblk::core::{Health, LegRecord, Record};
 
 /// One of this many steps is looked at.
 const RARITY: u64 = 24;
@@ -43,9 +43,7 @@ impl World {
         let Some(leg) = record.legs[other].filter(|_| record.tracked && !self.admin.touched[other]) else {
             return Ok(());
         };
-        // What somebody else wrote to a leg is known only once it is attached.
-        let taken_in = leg.attached && matches!(leg.health, Health::InSync | Health::Syncing);
-        if self.admin.replaced[other] && !taken_in {
+        if self.admin.replaced[other] && !is_taken_in(leg) {
             return Ok(());
         }
         let (region, grain) = (self.plan.config.region, u64::from(self.plan.config.geometry.grain));
@@ -60,4 +58,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Whether what somebody else wrote to a leg while it was away is accounted for by the record: it was attached since. Before,
+/// the daemon sees by the disk's own counts that it has changed.
+pub fn is_taken_in(leg: LegRecord) -> bool {
+    leg.attached && matches!(leg.health, Health::InSync | Health::Syncing)
 }

@@ -145,8 +145,11 @@ impl Mirror {
         }
         if full {
             self.begin_checkpoint(Span(0));
-            let makes_room = self.tracking.step != Step::Idle || self.drain.is_some();
-            return if makes_room { Entrance::Marking } else { Entrance::Full };
+            return if self.makes_room() {
+                Entrance::Marking
+            } else {
+                Entrance::Full
+            };
         }
         self.tracking.regions.want(range);
         self.pump_marks();
@@ -154,6 +157,15 @@ impl Mirror {
             return Entrance::Open { marked: true };
         }
         Entrance::Marking
+    }
+
+    /// Whether a checkpoint that is under way may make room, or stands in the way of one, and waits for something else than the
+    /// secondary.
+    fn makes_room(&self) -> bool {
+        let tracking = &self.tracking;
+        let [primary, secondary] = [self.primary, self.secondary()].map(|leg| tracking.flushes[leg.index()].is_some());
+        let alone = tracking.step == Step::Flush && secondary;
+        primary || tracking.saving || tracking.step != Step::Idle && !alone || self.drain.is_some()
     }
 
     /// A mutation waits behind others: have its regions marked with theirs.

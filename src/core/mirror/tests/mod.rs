@@ -2,4 +2,5 @@
 
 mod owed;
 mod rig;
+mod tracking;
 mod verify;

@@ -26,7 +26,7 @@ fn a_barrier_fails_when_the_demotion_it_waits_for_cannot_be_recorded() {
     let mut rig = secondary_fails(Protocol::Flush);
     assert_eq!(rig.answer(0), Some(Ok(())), "in `flush` a write is the primary's");
     rig.flush(1);
-    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end_all(LegId::A);
     rig.pass_failing_records(just_under(RECORD_BUDGET));
     assert_eq!(rig.answer(1), None, "the budget has not run out");
     rig.pass_failing_records(SHORTLY);
@@ -34,7 +34,7 @@ fn a_barrier_fails_when_the_demotion_it_waits_for_cannot_be_recorded() {
 
     rig.flush(1);
     assert_eq!(rig.answer(1), None, "the primary has not flushed");
-    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end_all(LegId::A);
     assert_eq!(rig.answer(1), Some(Err(Errno::IO)), "nothing has changed");
     rig.write(2, 3);
     rig.end(LegId::A, WRITE, Ok(()));
@@ -44,7 +44,7 @@ fn a_barrier_fails_when_the_demotion_it_waits_for_cannot_be_recorded() {
     let record = rig.end_record(Ok(()));
     assert_eq!(record.legs[1].map(|leg| leg.health), Some(Health::Failed));
     rig.flush(1);
-    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end_all(LegId::A);
     assert_eq!(
         rig.answer(1),
         Some(Ok(())),
@@ -56,14 +56,14 @@ fn a_barrier_fails_when_the_demotion_it_waits_for_cannot_be_recorded() {
 fn a_record_that_never_ends_is_no_better_than_one_that_fails() {
     let mut rig = secondary_fails(Protocol::Flush);
     rig.flush(1);
-    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end_all(LegId::A);
     rig.pass_time(just_under(RECORD_BUDGET));
     assert_eq!(rig.answer(1), None);
     rig.pass_time(SHORTLY);
     assert_eq!(rig.answer(1), Some(Err(Errno::IO)));
     rig.end_record(Ok(()));
     rig.flush(1);
-    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end_all(LegId::A);
     assert_eq!(rig.answer(1), Some(Ok(())));
 }
 
@@ -116,7 +116,7 @@ fn a_leg_whose_return_cannot_be_recorded_holds_nothing() {
     rig.end_record(Err(NO_SPACE));
     rig.pass_failing_records(RECORD_BUDGET);
     rig.flush(1);
-    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end_all(LegId::A);
     assert_eq!(rig.answer(1), Some(Ok(())), "no record may call it in sync");
 }
 

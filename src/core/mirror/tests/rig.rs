@@ -1,6 +1,7 @@
 //! A core, and what it asked for and was not given yet. A test gives it piece by piece.
 
 use super::super::Mirror;
+use crate::core::bits::Bits;
 use crate::core::config::{Config, CopyMode, LegTraits};
 use crate::core::effect::{Action, BlockMask, Effect, Event, LegOp, WalkId};
 use crate::core::geometry::{Geometry, Range};
@@ -23,14 +24,24 @@ pub(super) struct Rig {
     pub record: Option<Record>,
     pub answers: Vec<(Tag, Result<(), Errno>)>,
     pub events: Vec<Event>,
+    /// What the state directory answers to a write of its tables.
+    pub tables: Result<(), Errno>,
+    /// The marks and the dirty map that are durable.
+    pub marks: Vec<u64>,
+    pub saved: Vec<u64>,
 }
 
 impl Rig {
     /// A device of 16 grains with both legs in sync.
     pub fn in_sync(protocol: Protocol) -> Rig {
+        Rig::of_grains(16, protocol)
+    }
+
+    /// A device of so many grains, four to a region, with both legs in sync.
+    pub fn of_grains(grains: u64, protocol: Protocol) -> Rig {
         let config = Config {
             geometry: Geometry {
-                size: 16 * GRAIN,
+                size: grains * GRAIN,
                 block: 512,
                 grain: GRAIN as u32,
                 extent: 4 * GRAIN as u32,
@@ -43,9 +54,9 @@ impl Rig {
                 max_io: 4096,
                 copies: 8,
                 copy_bytes: 4 * GRAIN as u32,
-                pool_max: 64 << 10,
+                pool_max: grains * GRAIN,
             },
-            pool_bytes: 64 << 10,
+            pool_bytes: grains * GRAIN,
             stall_budget: Span::from_secs(5),
             leg_timeout: Span::from_secs(20),
             catch_up: true,
@@ -72,6 +83,9 @@ impl Rig {
             record: None,
             answers: Vec::new(),
             events: Vec::new(),
+            tables: Ok(()),
+            marks: Vec::new(),
+            saved: Vec::new(),
         };
         rig.take_effects();
         rig
@@ -86,8 +100,20 @@ impl Rig {
                 Effect::Record(record) => assert!(self.record.replace(record).is_none(), "one record at a time"),
                 Effect::Compare { walk, .. } => self.compares.push(walk),
                 Effect::Notify(event) => self.events.push(event),
-                Effect::Mark => self.mirror.handle_marked(self.now, Ok(())),
-                Effect::Save => self.mirror.handle_saved(self.now, Ok(())),
+                Effect::Mark => {
+                    if self.tables.is_ok() {
+                        self.marks = self.mirror.marks().iter().collect();
+                    }
+                    self.mirror.handle_marked(self.now, self.tables);
+                }
+                Effect::Save => {
+                    let mut grains = Bits::none(self.mirror.config.geometry.grains());
+                    self.mirror.unsynced(&mut grains);
+                    if self.tables.is_ok() {
+                        self.saved = grains.iter().collect();
+                    }
+                    self.mirror.handle_saved(self.now, self.tables);
+                }
                 Effect::Keep { .. } | Effect::Hash { .. } | Effect::Populate { .. } | Effect::Release(_) => {}
             }
         }
