@@ -477,6 +477,11 @@ impl Mirror {
             self.finish_if_idle(walk.0);
             return;
         }
+        if matches!(piece.job, Job::Resync(_)) {
+            // What is equal may be so in the cache of the leg alone, from a copy that was given up: it is no more durable
+            // than what is written now.
+            self.unflushed[self.secondary().index()].note(&self.config.geometry, piece.range);
+        }
         let blocks = piece.blocks();
         let equal = (0..blocks).filter(|&i| !differing.contains(i)).count() as u64 * BlockMask::BLOCK;
         self.walk_status(piece.job).bytes_matched += equal.min(piece.range.len);

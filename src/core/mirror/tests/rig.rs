@@ -47,8 +47,7 @@ impl Rig {
                 extent: 4 * GRAIN as u32,
             },
             region: 4 * GRAIN,
-            // Nothing is tracked unless a test asks for it.
-            linger: Span::from_secs(1_000_000),
+            linger: Span::from_secs(100),
             layout: Layout {
                 depth: 8,
                 max_io: 4096,
