@@ -125,6 +125,8 @@ impl From<crate::core::Refusal> for Error {
             Refusal::NotInSync => error(ErrorKind::WrongState).hint("wait until it is (twinblk wait)"),
             Refusal::Busy => error(ErrorKind::WrongState).hint("see what it is with twinblk status, and try again"),
             Refusal::Stopping => error(ErrorKind::WrongState),
+            Refusal::Unanswered(_) => error(ErrorKind::WrongState)
+                .hint("an operation on its disk hangs: see the kernel's log, and wait for it to end"),
             Refusal::Invalid => error(ErrorKind::Usage),
         }
     }

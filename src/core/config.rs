@@ -2,6 +2,7 @@
 
 use super::geometry::Geometry;
 use super::layout::Layout;
+use super::leg::LegId;
 use super::time::Span;
 
 /// What a device is made with. Everything here is fixed while the core lives, but for what a `set_*` changes.
@@ -78,6 +79,9 @@ pub enum Refusal {
     /// The device is being stopped.
     #[error("the device is stopping")]
     Stopping,
+    /// An operation of this leg has not ended since it was given up on.
+    #[error("leg {0} has not answered")]
+    Unanswered(LegId),
     /// The value is out of range.
     #[error("the value is out of range")]
     Invalid,

@@ -5,7 +5,7 @@ use super::layout::Buf;
 use super::leg::LegId;
 use super::record::Record;
 use super::request::{Errno, Tag};
-use super::time::Span;
+use super::time::{Span, Time};
 
 /// The core's name for an operation on a leg; below 2^48, and not used again before its completion was handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -221,5 +221,20 @@ pub enum Event {
     Stopped {
         /// Whether the record says clean.
         clean: bool,
+    },
+    /// As [`Event::Stopped`], and the guest waits: what has arrived and is not answered is for the next core. If it is not
+    /// clean, the record found may still say so, rightly.
+    HandedOver {
+        /// Whether the record says clean.
+        clean: bool,
+        /// Since when requests have been held.
+        since: Time,
+    },
+    /// The device could not be handed over in time, or something went wrong on the way; the guest goes on as before.
+    HandOverGivenUp {
+        /// How long requests were held.
+        pause: Span,
+        /// By [`LegId::index`]: whether something on the leg had not ended.
+        unfinished: [bool; 2],
     },
 }

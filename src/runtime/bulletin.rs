@@ -38,6 +38,8 @@ pub struct Board {
     pub verified: Option<(Number, Event)>,
     /// The newest end of a digest.
     pub digested: Option<(Number, Event)>,
+    /// The newest end of a hand-over.
+    pub hand_over: Option<(Number, Event)>,
     /// The newest end of a change of the protocol.
     pub protocol: Option<(Number, Event)>,
     /// The number of the newest durable record that the shard asked for.
@@ -101,6 +103,7 @@ impl Board {
             Event::Digested { .. } => self.digested = Some((number, event)),
             Event::ProtocolSet { .. } => self.protocol = Some((number, event)),
             Event::Stopped { clean } => self.stopped = Some(clean),
+            Event::HandedOver { .. } | Event::HandOverGivenUp { .. } => self.hand_over = Some((number, event)),
             // Each can come as often as there are blocks: kept apart, so that they push nothing else out.
             Event::Difference(range) => return self.differences.note(range),
             Event::Health { leg, health } => self.health[leg.index()] = Some((number, health)),

@@ -194,7 +194,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
         }
     }
 
-    /// Serve until a command ends it. The port is given back, and everything else dropped.
+    /// Serve until a command ends it, or the device is handed over. The port is given back, and everything else dropped.
     ///
     /// # Errors
     /// Fails when the port fails.
@@ -319,8 +319,11 @@ impl<P: Port, S: 'static> Shard<P, S> {
                 self.hand_over(Job::Close { leg, disk });
             }
             Effect::Notify(event) => {
-                if matches!(event, Event::Digested { .. }) {
-                    self.digest = None;
+                match event {
+                    Event::Digested { .. } => self.digest = None,
+                    // Requests go on coming, and none may reach a core that has nothing more to say.
+                    Event::HandedOver { .. } => self.end = true,
+                    _ => {}
                 }
                 self.bulletin.tell(event);
             }

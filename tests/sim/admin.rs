@@ -34,6 +34,7 @@ pub enum Awaited {
     Digest,
     Stop,
     Protocol,
+    HandOver,
 }
 
 pub struct AdminState {
@@ -117,7 +118,7 @@ impl AdminState {
         self.awaited.push((Awaited::Detach, now));
     }
 
-    fn answered(&mut self, what: Awaited) -> Check {
+    pub fn answered(&mut self, what: Awaited) -> Check {
         match self.awaited.iter().position(|(awaited, _)| *awaited == what) {
             Some(at) => {
                 self.awaited.remove(at);
@@ -268,7 +269,7 @@ impl World {
         self.asked(Some(Awaited::Stop), "stop", result)
     }
 
-    fn asked(&mut self, awaited: Option<Awaited>, verb: &str, result: Result<(), Refusal>) -> Check {
+    pub fn asked(&mut self, awaited: Option<Awaited>, verb: &str, result: Result<(), Refusal>) -> Check {
         self.trace(|| format!("admin: {verb} {result:?}"));
         match (result, awaited) {
             (Ok(()), Some(awaited)) => self.admin.awaited.push((awaited, self.now)),
@@ -330,6 +331,11 @@ impl World {
             Event::ProtocolSet { done } => {
                 self.stats.protocols_set += u64::from(done);
                 self.admin.answered(Awaited::Protocol)
+            }
+            Event::HandedOver { clean, since: _ } => self.handed_over(clean),
+            Event::HandOverGivenUp { .. } => {
+                self.stats.hand_overs_given_up += 1;
+                self.admin.answered(Awaited::HandOver)
             }
             Event::Stopped { clean } => {
                 self.admin.stopped = true;

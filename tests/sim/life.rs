@@ -151,7 +151,14 @@ impl World {
             if self.issued >= lasting_at && self.begin_lasting() {
                 lasting_at = u64::MAX;
             }
+            if self.hand_over_perhaps()? {
+                return Ok(());
+            }
             self.must_step()?;
+        }
+        self.outwait_hand_over()?;
+        if self.hand_over_perhaps()? {
+            return Ok(());
         }
         // The end comes in the middle of things.
         for _ in 0..self.rng.below(40) {
@@ -240,7 +247,7 @@ impl World {
         }
     }
 
-    fn must_step(&mut self) -> Check {
+    pub fn must_step(&mut self) -> Check {
         if self.step()? {
             Ok(())
         } else {
@@ -464,6 +471,8 @@ impl World {
         let taken_in = found.legs[secondary].is_some_and(is_taken_in);
         let changed = self.admin.replaced[secondary] && !taken_in;
         let tracked = self.tables.find(&found, &mut self.rng).filter(|_| !changed);
+        // Somebody wrote to it and was refused when he attached it: what is tracked says nothing of that.
+        there[secondary] &= tracked.is_none() || !self.admin.touched[secondary];
         let record = Record {
             tracked: tracked.is_some(),
             ..opened(&found, there, &self.plan)

@@ -24,7 +24,7 @@
 //!
 //! What each checker verifies, and what it does not, stands at the head of its module: `check` (acknowledgements, cuts,
 //! rest, digests), `effects` (order and use of memory), `counters`, `walk` (verify), `faults` (errors told to the guest),
-//! `admin` (verbs), `record`, `renew`, `world` (progress), `life` (starts and stops).
+//! `admin` (verbs), `record`, `renew`, `hand_over`, `world` (progress), `life` (starts and stops).
 //!
 //! `TWINBLK_SIM_SEED=n` runs one seed with a trace, `TWINBLK_SIM_SEEDS=a..b` a range.
 
@@ -39,6 +39,7 @@ mod effects;
 mod endless;
 mod faults;
 mod guest;
+mod hand_over;
 mod life;
 mod oracle;
 mod plan;

@@ -83,6 +83,8 @@ pub struct Plan {
     pub table_failures: u64,
     /// Whether records are written that say nothing new; see `renew`.
     pub renews: bool,
+    /// Whether the device is handed over; see `hand_over`.
+    pub hands_over: bool,
 }
 
 impl Plan {
@@ -187,6 +189,7 @@ impl Plan {
             begins_mirrored: rng.percent(50),
             table_failures: if seed % 8 == 3 { 20 } else { 0 },
             renews: false,
+            hands_over: false,
         }
     }
 }

@@ -23,7 +23,9 @@ fn every_seed_keeps_every_promise() {
     let stats = run::range(seeds);
     println!("{stats:#?}");
     if many {
-        assert_eq!(stats.missing(), [""; 0], "these never happened in all the worlds");
+        // Worlds of their own: see `hand_over`.
+        let elsewhere = ["hand_overs", "hand_overs_given_up", "hand_overs_unclean"];
+        assert_eq!(stats.missing(), elsewhere, "these never happened in all the worlds");
     }
 }
 

@@ -109,6 +109,10 @@ impl Herald {
             }
             Event::ProtocolSet { done } => log::info!("change of the protocol ended, done: {done}"),
             Event::Stopped { clean } => log::info!("drained and flushed, clean: {clean}"),
+            Event::HandedOver { clean, since: _ } => log::info!("handed over, clean: {clean}"),
+            Event::HandOverGivenUp { pause, unfinished: _ } => {
+                log::warn!("a hand-over was given up after {} us", pause.0 / 1000);
+            }
             Event::Difference(_) | Event::LegError { .. } => {}
         }
     }

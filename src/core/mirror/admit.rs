@@ -5,6 +5,7 @@
 //! who cannot have it waits here, in front of everything that came later, holding nothing.
 
 use super::Mirror;
+use super::drain::HOLD_READS;
 use super::follow::Follow;
 use super::table::{Change, Entry, Owner, Side};
 use super::tracking::Entrance;
@@ -89,11 +90,13 @@ impl Mirror {
             ..Guest::idle(buf)
         };
         if !self.is_valid(&request) {
-            self.answer(tag, Err(Errno::INVALID), buf);
+            if !self.is_stopped() {
+                self.answer(tag, Err(Errno::INVALID), buf);
+            }
             return;
         }
         match request.operation {
-            Operation::Read => self.read_from_primary(tag),
+            Operation::Read if self.holds & HOLD_READS == 0 => self.read_from_primary(tag),
             Operation::Flush if self.holds == 0 => self.admit_flush(tag),
             _ if self.holds == 0 && self.waiting.is_empty() && self.admit(tag) => {}
             _ => {

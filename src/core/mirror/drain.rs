@@ -1,4 +1,4 @@
-//! What needs a quiet device: a switch, a change of protocol, a stop.
+//! What needs a quiet device: a switch, a change of protocol, a stop, a hand-over (see `hand_over`).
 //!
 //! In order: (switch) the lag is brought down with the guest throttled; new mutations and barriers are held, reads are not;
 //! everything admitted is answered and on both legs; both legs are flushed; the record is made durable; what was held goes on.
@@ -22,6 +22,8 @@ use crate::core::time::{Span, Time};
 
 pub(super) const HOLD_DRAIN: u8 = 1;
 pub(super) const HOLD_DIGEST: u8 = 2;
+/// Reads too.
+pub(super) const HOLD_READS: u8 = 4;
 
 /// Lag in pool bytes that a switch lets go into its pause.
 const LOW: u64 = 1 << 20;
@@ -31,10 +33,22 @@ pub(super) enum Purpose {
     Switch,
     Protocol(Protocol),
     Stop,
+    /// When the record with this number is durable, records can be written.
+    HandOver(u64),
+}
+
+impl Purpose {
+    /// Whether it ends with a record that says clean, and this core with it.
+    fn is_final(self) -> bool {
+        match self {
+            Purpose::Stop | Purpose::HandOver(_) => true,
+            Purpose::Switch | Purpose::Protocol(_) => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Bring the lag down; the epoch must be durable on the secondary.
     Lower(u64),
     /// Hold, and wait until nothing is under way.
@@ -51,10 +65,11 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drain {
-    purpose: Purpose,
-    phase: Phase,
+    pub(super) purpose: Purpose,
+    pub(super) phase: Phase,
     max_pause: Option<Span>,
-    held_at: Time,
+    /// When the hold began; before that, when the drain did.
+    pub(super) held_at: Time,
     clean: bool,
     /// Bytes of the pool that may be in use; sinks while the lag is brought down.
     limit: u64,
@@ -72,9 +87,14 @@ pub(super) struct DrainFlush {
 
 impl Mirror {
     pub(super) fn begin_drain(&mut self, purpose: Purpose, max_pause: Option<Span>) {
-        let lowers = purpose != Purpose::Stop && self.follow == Follow::InSync;
+        let in_sync = self.follow == Follow::InSync;
+        let lowers = match purpose {
+            Purpose::Switch | Purpose::Protocol(_) => in_sync,
+            Purpose::Stop => false,
+            Purpose::HandOver(_) => true,
+        };
         let phase = if lowers {
-            Phase::Lower(self.epochs.close())
+            Phase::Lower(if in_sync { self.epochs.close() } else { 0 })
         } else {
             Phase::Hold
         };
@@ -138,13 +158,8 @@ impl Mirror {
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        matches!(
-            self.drain,
-            Some(Drain {
-                purpose: Purpose::Stop,
-                ..
-            })
-        )
+        let stops = |drain: Drain| drain.purpose == Purpose::Stop || drain.phase == Phase::Stopped;
+        self.drain.is_some_and(stops)
     }
 
     fn set_phase(&mut self, phase: Phase) {
@@ -158,23 +173,31 @@ impl Mirror {
         drain.phase = Phase::Hold;
         drain.held_at = now;
         let look_at = now + drain.max_pause.unwrap_or(RECORD_BUDGET);
+        let hands_over = matches!(drain.purpose, Purpose::HandOver(_));
         self.arm(look_at);
         for &tag in &self.waiting {
             let guest = &mut self.guests[tag.0 as usize];
             guest.held_since = guest.held_since.or(Some(now));
+            if hands_over {
+                // Whatever it waited for, it is the hand-over now, and no fault of the secondary.
+                guest.alone_since = None;
+            }
+        }
+        if hands_over {
+            self.holds |= HOLD_READS;
         }
     }
 
     /// The drain is over, one way or the other: what was held goes on. Returns the longest time that a request was held.
-    fn end_drain(&mut self) -> Span {
+    pub(super) fn end_drain(&mut self) -> Span {
         let longest = self.drain.take().map_or(Span(0), |drain| drain.longest);
         self.watch_tracking();
-        longest.max(self.release_hold(HOLD_DRAIN))
+        longest.max(self.release_hold(HOLD_DRAIN | HOLD_READS))
     }
 
     /// Let go on what was held. Returns the longest time that a request was.
-    pub(super) fn release_hold(&mut self, hold: u8) -> Span {
-        self.holds &= !hold;
+    pub(super) fn release_hold(&mut self, holds: u8) -> Span {
+        self.holds &= !holds;
         let mut longest = Span(0);
         for &tag in &self.waiting {
             if let Some(since) = self.guests[tag.0 as usize].held_since.take() {
@@ -193,7 +216,11 @@ impl Mirror {
         match drain.phase {
             Phase::Lower(epoch) => {
                 let low = self.pool.used() <= LOW && self.epochs.durable() >= epoch;
-                if low || self.follow != Follow::InSync {
+                let proven = match drain.purpose {
+                    Purpose::HandOver(number) => self.proves_records(number),
+                    Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop => true,
+                };
+                if (low || self.follow != Follow::InSync) && proven {
                     self.hold();
                     self.pump_drain();
                 }
@@ -206,26 +233,29 @@ impl Mirror {
                 }
                 if self.is_quiet() {
                     match drain.purpose {
-                        Purpose::Switch | Purpose::Stop => self.flush_for_drain(),
+                        Purpose::Switch | Purpose::Stop | Purpose::HandOver(_) => self.flush_for_drain(),
                         Purpose::Protocol(_) => self.record_drain(),
                     }
                 }
             }
             Phase::Flush if self.is_flushing() => {}
-            Phase::Flush if drain.purpose == Purpose::Stop && self.remembers() && drain.clean => {
+            Phase::Flush if drain.purpose.is_final() && self.remembers() && drain.clean => {
                 self.set_phase(Phase::Save);
                 self.save();
             }
             Phase::Flush => self.record_drain(),
             Phase::Save if self.is_stop_unrecordable() => self.drain_unsaved(),
             Phase::Save => {}
-            Phase::Record if drain.purpose == Purpose::Stop && self.is_stop_unrecordable() => self.stopped(false),
+            Phase::Record if self.is_stop_unrecordable() => self.stopped(false),
             Phase::Record | Phase::Stopped => {}
         }
     }
 
-    /// What a stop had saved is durable, or is not. Returns false if it did not wait for that.
+    /// What a stop had saved is durable, or is not. Returns false if it does not wait for that (any more).
     pub(super) fn drain_saved(&mut self, result: Result<(), Errno>) -> bool {
+        if result.is_err() {
+            self.hand_over_disturbed();
+        }
         let waits = self.drain.is_some_and(|drain| drain.phase == Phase::Save);
         if waits {
             match result {
@@ -250,7 +280,12 @@ impl Mirror {
 
     /// When a stop that waits for a record, or for the state directory's tables, waits no longer.
     fn stop_record_due(&self) -> Option<Time> {
-        let drain = self.drain.filter(|drain| drain.purpose == Purpose::Stop)?;
+        let drain = self.drain.filter(|drain| match drain.purpose {
+            Purpose::Stop => true,
+            // Before that it can be given up.
+            Purpose::HandOver(_) => drain.phase == Phase::Record,
+            Purpose::Switch | Purpose::Protocol(_) => false,
+        })?;
         let since = match self.recorder.busy_since() {
             Some(since) => since.max(drain.held_at),
             None if !self.tracking.is_idle() => drain.held_at,
@@ -259,9 +294,16 @@ impl Mirror {
         Some(since + RECORD_BUDGET)
     }
 
-    fn stopped(&mut self, clean: bool) {
+    pub(super) fn stopped(&mut self, clean: bool) {
         self.set_phase(Phase::Stopped);
-        self.notify(Event::Stopped { clean });
+        match self.drain {
+            Some(Drain {
+                purpose: Purpose::HandOver(_),
+                held_at: since,
+                ..
+            }) => self.notify(Event::HandedOver { clean, since }),
+            Some(_) | None => self.notify(Event::Stopped { clean }),
+        }
     }
 
     /// Stopped for good: there are no further effects.
@@ -285,8 +327,8 @@ impl Mirror {
             .is_some_and(|drain| drain.purpose == Purpose::Stop && !drain.clean);
         let steady = matches!(self.follow, Follow::Not | Follow::Syncing | Follow::InSync) || unrecordable;
         let answered = steady && self.admitted == 0;
-        let is_stop = self.drain.is_some_and(|drain| drain.purpose == Purpose::Stop);
-        let tables_idle = !is_stop || unrecordable || self.tracking.is_idle();
+        let is_final = self.drain.is_some_and(|drain| drain.purpose.is_final());
+        let tables_idle = !is_final || unrecordable || self.tracking.is_idle();
         let flushing = self.drain_flushes.iter().any(Option::is_some) || self.tracking.is_flushing();
         let under_way = self.flush.is_some() || flushing || !tables_idle;
         match self.drain {
@@ -295,6 +337,10 @@ impl Mirror {
                 purpose: Purpose::Protocol(_),
                 ..
             }) if self.follow != Follow::InSync => answered,
+            Some(Drain {
+                purpose: Purpose::HandOver(_),
+                ..
+            }) if self.reads != [0; 2] => false,
             Some(_) | None => answered && self.table.len() == 0 && self.abandoned == 0 && !under_way,
         }
     }
@@ -361,6 +407,10 @@ impl Mirror {
                 phase: Phase::Flush,
                 ..
             }) => self.give_up_switch(),
+            Some(Drain {
+                purpose: Purpose::HandOver(_),
+                ..
+            }) => self.hand_over_disturbed(),
             Some(drain) => drain.clean = false,
             None => {}
         }
@@ -375,6 +425,10 @@ impl Mirror {
                 ..
             }) => self.give_up_switch(),
             Some(Drain {
+                purpose: Purpose::HandOver(_),
+                ..
+            }) => self.hand_over_disturbed(),
+            Some(Drain {
                 phase: Phase::Flush, ..
             }) => self.set_phase(Phase::Hold),
             Some(_) | None => {}
@@ -387,7 +441,7 @@ impl Mirror {
         match drain.purpose {
             Purpose::Switch => self.recorder.primary = self.primary.other(),
             Purpose::Protocol(protocol) => self.recorder.protocol = protocol,
-            Purpose::Stop if drain.clean => {
+            Purpose::Stop | Purpose::HandOver(_) if drain.clean => {
                 let secondary = self.secondary();
                 let unequal = !self.dirty.is_empty() || self.resync.active || !self.is_trackable();
                 if self.follow == Follow::InSync && unequal {
@@ -396,7 +450,7 @@ impl Mirror {
                 }
                 self.recorder.clean = true;
             }
-            Purpose::Stop => {
+            Purpose::Stop | Purpose::HandOver(_) => {
                 self.stopped(false);
                 return;
             }
@@ -436,8 +490,8 @@ impl Mirror {
                 self.end_drain();
                 self.notify(Event::ProtocolSet { done: true });
             }
-            Purpose::Stop if durable.clean => self.stopped(true),
-            Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop => {}
+            Purpose::Stop | Purpose::HandOver(_) if durable.clean => self.stopped(true),
+            Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop | Purpose::HandOver(_) => {}
         }
     }
 
@@ -454,6 +508,10 @@ impl Mirror {
                 phase: Phase::Record,
                 ..
             }) => self.give_up_protocol(),
+            Some(Drain {
+                purpose: Purpose::HandOver(_),
+                ..
+            }) => self.hand_over_unrecorded(),
             _ => {}
         }
     }
@@ -490,6 +548,7 @@ impl Mirror {
             .filter_map(|tag| self.guests[tag.0 as usize].held_since)
             .min();
         let (since, pause) = match phase {
+            Phase::Lower(_) if matches!(purpose, Purpose::HandOver(_)) => self.lowering_ends(held_at, oldest, pause),
             Phase::Lower(_) => (oldest, pause),
             Phase::Hold | Phase::Flush | Phase::Save => {
                 (Some(oldest.map_or(held_at, |oldest| oldest.min(held_at))), pause)
@@ -504,6 +563,7 @@ impl Mirror {
             Some(_) => match purpose {
                 Purpose::Switch => self.give_up_switch(),
                 Purpose::Protocol(_) => self.give_up_protocol(),
+                Purpose::HandOver(_) => self.hand_over_disturbed(),
                 Purpose::Stop => {}
             },
             None => {}

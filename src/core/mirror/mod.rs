@@ -15,6 +15,7 @@ mod check;
 mod clock;
 mod drain;
 mod follow;
+mod hand_over;
 mod memory;
 mod owed;
 mod recorder;
@@ -139,7 +140,7 @@ pub struct Mirror {
     reads: [u32; 2],
     /// Requests that wait for admission, in order of arrival.
     waiting: VecDeque<Tag>,
-    /// Reasons to admit nothing but reads; see [`drain`] and [`check`].
+    /// Reasons to admit nothing but reads, or nothing at all; see [`drain`] and [`check`].
     holds: u8,
 
     table: Table,

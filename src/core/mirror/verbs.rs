@@ -275,11 +275,14 @@ impl Mirror {
     /// the number returned is, or of a higher one; after an error the next is written, as ever.
     ///
     /// # Errors
-    /// `Stopping`: no record follows the one that says clean.
+    /// `Stopping`: no record follows the one that says clean. `Busy` while the device is being handed over.
     pub fn renew_record(&mut self, now: Time) -> Result<u64, Refusal> {
         self.now = now;
         if self.is_stopping() {
             return Err(Refusal::Stopping);
+        }
+        if self.is_handing_over() {
+            return Err(Refusal::Busy);
         }
         let number = self.recorder.renew();
         self.pump_record();
@@ -287,7 +290,7 @@ impl Mirror {
         Ok(number)
     }
 
-    fn refuse_while_draining(&self) -> Result<(), Refusal> {
+    pub(super) fn refuse_while_draining(&self) -> Result<(), Refusal> {
         match self.drain {
             None => Ok(()),
             Some(_) if self.is_stopping() => Err(Refusal::Stopping),
