@@ -69,6 +69,11 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// `{"command":"hand-over"}`: bring everything to the disks, record it as clean, and end, with the block device left in the
+    /// driver, where the guest waits for another daemon. Answered by [`Reply::HandedOver`] when nothing more is written; the
+    /// daemon ends at once after. `wrong-state` while a switch, a verify or the like runs; `timed-out` when a disk does not
+    /// answer: the daemon serves on.
+    HandOver {},
 }
 
 /// A disk to mirror to. The descriptor that comes with it is opened, claimed and checked.
@@ -189,6 +194,8 @@ pub enum Reply {
     Verified(Verified),
     /// To `digest`.
     Digested(Digested),
+    /// To `hand-over`.
+    HandedOver(HandedOver),
     /// To everything else: `{}`.
     Done(Done),
 }
@@ -223,6 +230,15 @@ pub struct Detached {
     pub leg: LegId,
     /// The disk that is free now.
     pub path: PathBuf,
+}
+
+/// `{"since_ns":123456789,"clean":true}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedOver {
+    /// Since when the guest's requests have been held: `CLOCK_MONOTONIC`, in nanoseconds.
+    pub since_ns: u64,
+    /// Whether the record says clean; if not, the next daemon compares what was written last.
+    pub clean: bool,
 }
 
 /// `{"from":"a","to":"b","pause_us":0,"generation":0,"era":0}`.
@@ -337,6 +353,7 @@ impl Request {
             Request::Resync(_) => "resync",
             Request::Set(_) => "set",
             Request::Stop { .. } => "stop",
+            Request::HandOver {} => "hand-over",
         }
     }
 }
@@ -365,6 +382,7 @@ mod tests {
     #[test]
     fn every_documented_request_parses_and_comes_back_the_same() {
         assert_eq!(parses(r#"{"command":"status"}"#), Request::Status {});
+        assert_eq!(parses(r#"{"command":"hand-over"}"#), Request::HandOver {});
         assert_eq!(parses(r#"{"command":"wait"}"#), Request::Wait { timeout_ms: None });
         assert_eq!(
             parses(r#"{"command":"wait","timeout_ms":5}"#),

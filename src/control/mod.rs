@@ -35,7 +35,8 @@ pub mod status;
 
 pub use error::{Error, ErrorKind};
 pub use message::{
-    Answer, Attach, Content, Difference, Digest, Digested, Known, LegName, Progress, Reply, Request, Switched, Verified,
+    Answer, Attach, Content, Difference, Digest, Digested, HandedOver, Known, LegName, Progress, Reply, Request,
+    Switched, Verified,
 };
 pub use settings::{CatchUp, Setting, Settings};
 pub use status::Status;

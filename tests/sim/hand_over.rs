@@ -25,18 +25,22 @@ impl World {
             self.asked(Some(Awaited::HandOver), "hand-over", result)?;
             self.settle_effects()?;
         }
-        if self.plan.hands_over && self.admin.stopped {
-            self.ask_in_vain()?;
-        }
-        Ok(self.admin.stopped)
+        self.is_handed_over()
     }
 
-    /// A hand-over that is under way ends.
-    pub fn outwait_hand_over(&mut self) -> Check {
+    /// A hand-over that is under way ends. Returns whether it is done, and the life over.
+    pub fn outwait_hand_over(&mut self) -> Check<bool> {
         while self.admin.awaits(Awaited::HandOver) {
             self.must_step()?;
         }
-        Ok(())
+        self.is_handed_over()
+    }
+
+    fn is_handed_over(&mut self) -> Check<bool> {
+        if self.plan.hands_over && self.admin.stopped {
+            self.ask_in_vain()?;
+        }
+        Ok(self.plan.hands_over && self.admin.stopped)
     }
 
     /// The guest knows of nothing, and asks on.

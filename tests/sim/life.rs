@@ -156,8 +156,7 @@ impl World {
             }
             self.must_step()?;
         }
-        self.outwait_hand_over()?;
-        if self.hand_over_perhaps()? {
+        if self.outwait_hand_over()? {
             return Ok(());
         }
         // The end comes in the middle of things.

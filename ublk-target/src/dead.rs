@@ -31,6 +31,37 @@ pub enum Left {
     Remains,
 }
 
+impl Left {
+    /// As it is told to the tool.
+    pub fn word(self) -> &'static str {
+        match self {
+            Left::Nothing => "nothing",
+            Left::Waiting => "waiting",
+            Left::Remains => "remains",
+        }
+    }
+}
+
+/// See what is left of the device with this number and mark right now; one that is served is not left.
+///
+/// # Errors
+/// The driver does not say.
+pub fn see(id: u32, mark: u64) -> Result<Left, Error> {
+    if !sysfs::exists(id) {
+        return Ok(Left::Nothing);
+    }
+    match control::info(id) {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Left::Nothing),
+        Err(error) => Err(error.told(&format!("look at {}", sysfs::block_device(id).display()))),
+        Ok(info) if info.mark != mark => Ok(Left::Nothing),
+        Ok(info) => Ok(match info.state {
+            State::Live if is_running(&info) => Left::Nothing,
+            State::Quiesced => Left::Waiting,
+            State::Live | State::Failing | State::Dead => Left::Remains,
+        }),
+    }
+}
+
 /// See what is left of the device with this number and mark, and wait until its daemon has ended.
 ///
 /// # Errors

@@ -7,7 +7,7 @@
 mod check;
 pub mod legs;
 
-use crate::ending::{Ending, Wanted};
+use crate::ending::{Ended, Ending, Wanted};
 use crate::errors::Told;
 use crate::keeper::{Footprints, Keeper};
 use std::ops::ControlFlow;
@@ -100,12 +100,20 @@ impl Handler for Device {
             Request::Digest(digest) => self.digest(&digest, progress),
             Request::Resync(resync) => self.steer(resync, progress),
             Request::Set(setting) => self.set(setting, progress),
-            Request::Stop { force } => self.ending.ask(Wanted { force }).map(|()| Reply::DONE),
+            Request::Stop { force } => self.end(Wanted::Stop { force }),
+            Request::HandOver {} => self.end(Wanted::HandOver),
         }
     }
 }
 
 impl Device {
+    fn end(&self, wanted: Wanted) -> Result<Reply, Error> {
+        Ok(match self.ending.ask(wanted)? {
+            Ended::Stopped => Reply::DONE,
+            Ended::HandedOver(handed_over) => Reply::HandedOver(handed_over),
+        })
+    }
+
     /// Have the shard do something.
     fn call<R: Send + 'static>(
         &self,

@@ -3,14 +3,28 @@
 //! Whoever asks waits for the outcome; the main thread carries it out, one request after another.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use twinblk::control::Error;
+use twinblk::control::{Error, HandedOver};
 use twinblk::runtime::bulletin::Bulletin;
 
 /// A request to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Although the device is open.
-    pub force: bool,
+pub enum Wanted {
+    /// Of the device too.
+    Stop {
+        /// Although it is open.
+        force: bool,
+    },
+    /// Of this daemon alone: another goes on.
+    HandOver,
+}
+
+/// What was asked for is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The device is stopped.
+    Stopped,
+    /// Its guest waits for the next daemon.
+    HandedOver(HandedOver),
 }
 
 #[derive(Default)]
@@ -18,7 +32,7 @@ struct State {
     wanted: Option<Wanted>,
     /// How many requests have been carried out, and how the last one went.
     done: u64,
-    outcome: Option<Result<(), Error>>,
+    outcome: Option<Result<Ended, Error>>,
 }
 
 /// Where the two meet.
@@ -38,11 +52,11 @@ impl Ending {
         }
     }
 
-    /// Ask, and wait for the outcome: `Ok` when the device is stopped.
+    /// Ask, and wait for the outcome.
     ///
     /// # Errors
     /// It was refused or failed; the device is as it was, as far as the error does not say otherwise.
-    pub fn ask(&self, wanted: Wanted) -> Result<(), Error> {
+    pub fn ask(&self, wanted: Wanted) -> Result<Ended, Error> {
         let mut state = self.lock();
         while state.wanted.is_some() {
             state = self.wait(state);
@@ -55,7 +69,7 @@ impl Ending {
         while state.done == number {
             state = self.wait(state);
         }
-        state.outcome.clone().unwrap_or(Ok(()))
+        state.outcome.clone().expect("an answer has an outcome")
     }
 
     /// What is asked for. It is to be answered with [`Ending::answer`].
@@ -64,7 +78,7 @@ impl Ending {
     }
 
     /// Say how it went.
-    pub fn answer(&self, outcome: Result<(), Error>) {
+    pub fn answer(&self, outcome: Result<Ended, Error>) {
         let mut state = self.lock();
         state.wanted = None;
         state.done += 1;
@@ -91,12 +105,12 @@ mod tests {
         let ending = Arc::new(Ending::new(Arc::clone(&bulletin)));
         let ask = |force| {
             let ending = Arc::clone(&ending);
-            std::thread::spawn(move || ending.ask(Wanted { force }))
+            std::thread::spawn(move || ending.ask(Wanted::Stop { force }))
         };
-        for (force, outcome) in [(false, Err(Error::refused("open"))), (true, Ok(()))] {
+        for (force, outcome) in [(false, Err(Error::refused("open"))), (true, Ok(Ended::Stopped))] {
             let asked = ask(force);
             let wanted = bulletin.wait(None, |_| ending.wanted()).unwrap();
-            assert_eq!(wanted, Wanted { force });
+            assert_eq!(wanted, Wanted::Stop { force });
             ending.answer(outcome.clone());
             assert_eq!(asked.join().unwrap(), outcome);
         }

@@ -1,12 +1,13 @@
 //! The twinblk daemon: serves one device, and is started by `twinblk`.
 //!
 //! Without arguments it expects to be told on descriptor 3 what to serve (see `twinblk::control::launch`). `--features`
-//! prints what the driver can do; `--bury ID UUID` deletes the block device that the dead daemon of that device left.
+//! prints what the driver can do; `--left ID UUID` what is left in it of a device that nobody serves; `--bury ID UUID` deletes that.
 
 mod dead;
 mod device;
 mod ending;
 mod errors;
+mod hand_over;
 mod herald;
 mod keeper;
 mod logger;
@@ -26,6 +27,12 @@ use std::process::ExitCode;
 use twinblk::control::{Error, ErrorKind, launch};
 use twinblk::runtime::admin::Launchee;
 
+/// What this daemon calls itself. A build can be told to differ from another of the same sources.
+const VERSION: &str = match option_env!("TWINBLK_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 fn main() -> ExitCode {
     logger::start();
     // A thread that panics leaves something undone that others wait for; a daemon that dies is recovered from.
@@ -39,13 +46,14 @@ fn main() -> ExitCode {
     let done = match arguments.as_slice() {
         [] => serve(),
         ["--features"] => print_features(),
+        ["--left", id, uuid] => print_left(id, uuid),
         ["--bury", id, uuid] => bury(id, uuid),
         ["--version"] => {
-            println!("twinblkd {}", env!("CARGO_PKG_VERSION"));
+            println!("twinblkd {VERSION}");
             Ok(())
         }
         _ => Err(Error::usage(
-            "usage: twinblkd [--features | --bury ID UUID | --version]; to serve a device it is started by twinblk",
+            "usage: twinblkd [--features | --left ID UUID | --bury ID UUID | --version]; to serve a device it is started by twinblk",
         )),
     };
     match done {
@@ -72,14 +80,26 @@ fn print_features() -> Result<(), Error> {
     Ok(())
 }
 
+/// Say what is left of a device that nobody serves: `nothing`, `waiting` for a daemon to take it over, or `remains`.
+fn print_left(id: &str, uuid: &str) -> Result<(), Error> {
+    let (id, mark) = number_and_mark(id, uuid)?;
+    println!("{}", dead::see(id, mark)?.word());
+    Ok(())
+}
+
 /// Delete what a dead daemon left in the driver, for a device that is not to be served again.
 fn bury(id: &str, uuid: &str) -> Result<(), Error> {
+    let (id, mark) = number_and_mark(id, uuid)?;
+    dead::bury(id, mark)
+}
+
+fn number_and_mark(id: &str, uuid: &str) -> Result<(u32, u64), Error> {
     let id = id
         .parse()
         .map_err(|_| Error::usage(format!("{id} is no number of a device")))?;
     let digits = uuid.replace('-', "");
     let uuid = u128::from_str_radix(&digits, 16).map_err(|_| Error::usage(format!("{uuid} is no uuid")))?;
-    dead::bury(id, plan::mark(&uuid.to_be_bytes()))
+    Ok((id, plan::mark(&uuid.to_be_bytes())))
 }
 
 fn serve() -> Result<(), Error> {

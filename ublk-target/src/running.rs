@@ -15,7 +15,7 @@ use std::time::Duration;
 use twinblk::control::Error;
 use twinblk::core::config::{Config, LINGER};
 use twinblk::core::time::Span as TimeSpan;
-use twinblk::core::{CopyMode, Geometry, Layout, LegId, LegTraits, Mirror, Record, Tracked};
+use twinblk::core::{CopyMode, Event, Geometry, Layout, LegId, LegTraits, Mirror, Record, Tracked};
 use twinblk::io::disk::Disk;
 use twinblk::runtime::bulletin::Bulletin;
 use twinblk::runtime::clock;
@@ -135,7 +135,7 @@ pub fn begin(
     let refused = Refused::default();
     let (opened, wait_opened) = sync_channel(1);
     let shard = {
-        let (added, refused) = (added.clone(), Arc::clone(&refused));
+        let (added, refused, board) = (added.clone(), Arc::clone(&refused), Arc::clone(&bulletin));
         thread::Builder::new()
             .name("shard".into())
             .stack_size(STACK)
@@ -160,7 +160,15 @@ pub fn begin(
                 // All that it will ever touch is there, to be locked.
                 let _ = opened.send(Ok(()));
                 // The port ends here, on the thread that its ring belongs to.
-                shard.run().map(drop)
+                let port = shard.run()?;
+                if is_handed_over(&board) {
+                    // The driver still has its fetches, and taking the queue down waits for them. They end with the process.
+                    loop {
+                        thread::park();
+                    }
+                }
+                drop(port);
+                Ok(())
             })
     };
     let shard = shard.map_err(|error| Failed {
@@ -191,6 +199,10 @@ pub fn begin(
             keeper: running.join(),
         }),
     }
+}
+
+fn is_handed_over(bulletin: &Bulletin) -> bool {
+    matches!(bulletin.board().hand_over, Some((_, Event::HandedOver { .. })))
 }
 
 /// How many bytes of the arena are needed from the first moment on; they are its first.

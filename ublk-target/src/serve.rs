@@ -6,11 +6,14 @@
 //!
 //! The order of the end: the device is stopped in the driver, which waits for what is in flight; the core drains both
 //! legs, flushes them, and records the device as clean; the threads end; the device is deleted; whoever asked is told.
+//! Another end leaves the device to the next daemon: see `hand_over`.
 
+use crate::VERSION;
 use crate::dead::{self, Left};
 use crate::device::{self, Constants, Device, Shared};
-use crate::ending::{Ending, Wanted};
+use crate::ending::{Ended, Ending, Wanted};
 use crate::errors::Told;
+use crate::hand_over;
 use crate::herald::Herald;
 use crate::keeper::Keeper;
 use crate::plan::{self, Awaited, Plan};
@@ -298,7 +301,7 @@ fn open(
             layout: running.layout,
             daemon: Daemon {
                 pid: std::process::id(),
-                version: env!("CARGO_PKG_VERSION").into(),
+                version: VERSION.into(),
                 started: rfc3339(now),
             },
         },
@@ -323,7 +326,7 @@ fn open(
     let server = listen().map_err(|error| error.told(&format!("listen at {}", socket.display())))?;
     let stop = move |signal| {
         log::info!("{signal}: stopping");
-        if let Err(error) = ending.ask(Wanted { force: false }) {
+        if let Err(error) = ending.ask(Wanted::Stop { force: false }) {
             log::warn!("not stopped: {error}");
         }
     };
@@ -384,22 +387,29 @@ impl Up {
                 let _ = running.end();
                 std::process::exit(1);
             }
-            if let Some(wanted) = device.ending.wanted() {
-                let ended = end_in_driver(&running, wanted);
-                match ended.and_then(|()| is_drained(&running, Some(Instant::now() + DRAINING))) {
+            match device.ending.wanted() {
+                Some(Wanted::HandOver) => match hand_over::hand_over(&running, &device) {
+                    Ok(handed_over) => {
+                        herald.tell(&bulletin);
+                        hand_over::end(server, &device, handed_over);
+                    }
+                    Err(error) => device.ending.answer(Err(error)),
+                },
+                Some(Wanted::Stop { force }) => match stop(&running, force) {
                     Ok(in_time) => {
-                        let told_late = !in_time;
-                        if told_late {
+                        if !in_time {
                             device.ending.answer(Err(late(&device)));
                         }
-                        stopped_by = Some((wanted, told_late));
+                        stopped_by = Some((force, !in_time));
                         break;
                     }
                     Err(error) => device.ending.answer(Err(error)),
+                },
+                None if bulletin.board().gone => {
+                    log::warn!("somebody else has ended the block device");
+                    break;
                 }
-            } else if bulletin.board().gone {
-                log::warn!("somebody else has ended the block device");
-                break;
+                None => {}
             }
         }
         if let Err(error) = is_drained(&running, None) {
@@ -409,27 +419,33 @@ impl Up {
         herald.tell(&bulletin);
         let keeper = running.end();
         // Whoever has it open all the same keeps the number until he closes it.
-        let is_forced = stopped_by.is_some_and(|(wanted, _)| wanted.force);
+        let is_forced = stopped_by.is_some_and(|(force, _)| force);
         running::delete(id, if is_forced { DELETING_USED } else { DELETING });
         // The lock on the state goes before whoever asked is told, so that the device can be started again at once.
         drop(keeper);
         if let Some((_, false)) = stopped_by {
-            device.ending.answer(Ok(()));
+            device.ending.answer(Ok(Ended::Stopped));
         }
         server.finish(FAREWELL);
         log::info!("stopped");
     }
 }
 
+/// Stop the device; `false` when a disk does not answer in time.
+fn stop(running: &Running, force: bool) -> Result<bool, Error> {
+    end_in_driver(running, force)?;
+    is_drained(running, Some(Instant::now() + DRAINING))
+}
+
 /// Have the driver send no more requests.
-fn end_in_driver(running: &Running, wanted: Wanted) -> Result<(), Error> {
+fn end_in_driver(running: &Running, force: bool) -> Result<(), Error> {
     let id = running.added.id();
     let path = sysfs::block_device(id);
     let refused = |by: String| {
         Error::refused(format!("{} is in use: {by}", path.display()))
             .hint("close it first; --force ends it all the same, and whoever has it open gets errors")
     };
-    if !wanted.force {
+    if !force {
         let users = users_of(&path).map_err(|error| error.told("see who uses the device"))?;
         if !users.is_empty() {
             return Err(refused(
@@ -439,7 +455,7 @@ fn end_in_driver(running: &Running, wanted: Wanted) -> Result<(), Error> {
     }
     // Where the kernel can, it looks once more itself, so that nobody slips in between.
     let can = Features::of_driver().is_ok_and(Features::can_stop_unused);
-    let stopped = if can && !wanted.force {
+    let stopped = if can && !force {
         control::stop_unused(id)
     } else {
         control::stop(id)

@@ -216,11 +216,11 @@ impl Mirror {
         match drain.phase {
             Phase::Lower(epoch) => {
                 let low = self.pool.used() <= LOW && self.epochs.durable() >= epoch;
-                let proven = match drain.purpose {
-                    Purpose::HandOver(number) => self.proves_records(number),
-                    Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop => true,
+                let ready = match drain.purpose {
+                    Purpose::HandOver(number) => low && self.proves_records(number),
+                    Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop => low || self.follow != Follow::InSync,
                 };
-                if (low || self.follow != Follow::InSync) && proven {
+                if ready {
                     self.hold();
                     self.pump_drain();
                 }
