@@ -1,11 +1,14 @@
-//! Starts a process that lives on when its parent ends.
+//! Starts a process that lives on when its parent ends, and waits for one that is no child.
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Start `program` in a session of its own, in `/`, with `socket` as descriptor `number`, standard output and error to
 /// `log` and no other descriptor of ours: none that this process inherited (a lock, a pipe's end) lives on in it.
@@ -45,6 +48,44 @@ pub fn spawn_detached(program: &Path, socket: OwnedFd, number: RawFd, log: File)
     child
 }
 
+/// A process, whoever's child it is. It is never mistaken for a later one of the same number.
+#[derive(Debug)]
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The process with this number.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(pid: u32) -> io::Result<Process> {
+        // SAFETY: takes numbers alone.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        check(fd as libc::c_int)?;
+        // SAFETY: the call has just made this descriptor for us.
+        Ok(Process(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+    }
+
+    /// Wait until it has ended, at most so long; whether it has. What it had open is closed then.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // Rounded up: a rest of less than a millisecond is waited for, not spun through.
+            let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ended, left) {
+                Ok(0) if Instant::now() >= until => return Ok(false),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -57,9 +98,19 @@ fn check(result: libc::c_int) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::fd::FromRawFd;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_process_is_waited_for_until_it_has_ended() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        assert!(!process.ends_within(Duration::from_millis(1)).unwrap());
+        drop(child.stdin.take());
+        assert!(process.ends_within(Duration::from_secs(60)).unwrap());
+        child.wait().unwrap();
+        assert!(Process::open(u32::MAX >> 1).is_err());
+    }
 
     #[test]
     fn the_child_has_the_socket_and_a_session_of_its_own_and_nothing_else_of_ours() {

@@ -63,7 +63,7 @@ pub enum Command {
     Stop(Stop),
     /// Serve a device again after a stop, a crash or a reboot
     Start(Start),
-    /// Replace the running daemon (not available in this version)
+    /// Replace the running daemon (upgrade) without an error for the guest
     Restart(Device),
     /// Stop, and forget the device and its state; the disks keep their content
     Remove(Remove),

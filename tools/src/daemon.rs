@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::disks::Leg;
+use crate::driver;
 use std::env;
 use std::fs::{self, OpenOptions};
 use std::os::fd::BorrowedFd;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use twinblk::control::launch::{Action, DESCRIPTOR, Features, Launch, Launched, Ready};
-use twinblk::control::status::uuid_text;
+use twinblk::control::status::{DriverState, uuid_text};
 use twinblk::control::{Error, ErrorKind, paths};
 use twinblk::io::process::spawn_detached;
 use twinblk::runtime::admin::Launcher;
@@ -24,6 +25,9 @@ const PROGRAM: &str = "twinblkd";
 
 /// How long a daemon may take until its device can be used: more than it gives itself for all commands to the driver.
 const READY: Duration = Duration::from_secs(90);
+
+/// How long one that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(10);
 
 /// The daemon's program: `TWINBLK_DAEMON`, or beside this one, or in `PATH`.
 ///
@@ -56,7 +60,11 @@ pub fn launch(context: &Context, name: &Name, action: Action, legs: &[Leg]) -> R
     launch_program(&program()?, context, name, action, legs)
 }
 
-fn launch_program(
+/// Start this daemon's program and wait until its device can be used.
+///
+/// # Errors
+/// As [`launch`].
+pub fn launch_program(
     program: &Path,
     context: &Context,
     name: &Name,
@@ -115,7 +123,7 @@ fn died(failure: &LaunchFailure, child: &mut Child, log: &Path, before: u64) -> 
         LaunchFailure::Broken(Broken::TimedOut) => {
             // Nobody uses the device yet, and nobody would know of it: it must not appear later. A daemon that hangs in
             // the driver goes when the driver lets it.
-            let _ = child.kill();
+            end(child);
             let message = format!(
                 "the daemon did not get its device ready in {} s{}",
                 READY.as_secs(),
@@ -130,9 +138,62 @@ fn died(failure: &LaunchFailure, child: &mut Child, log: &Path, before: u64) -> 
             Error::failed(format!("the daemon died before its device was ready ({how}){}", last())).hint(hint)
         }
         LaunchFailure::Broken(_) | LaunchFailure::Answer(_) => {
-            let _ = child.kill();
+            end(child);
             Error::failed(format!("the daemon could not be talked to: {failure}{}", last())).hint(hint)
         }
+    }
+}
+
+/// Kill a daemon that is of no use, and give it a moment to let go of the device's state.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    driver::until(DYING, || child.try_wait().is_ok_and(|ended| ended.is_some()));
+}
+
+/// The version of this daemon's program, which shows that it can run at all.
+///
+/// # Errors
+/// It cannot, or says something else.
+pub fn version(program: &Path) -> Result<String, Error> {
+    let cannot = |why: String| {
+        let error = Error::failed(format!("{} cannot be run: {why}", program.display()));
+        error.hint("install it anew, or name another with TWINBLK_DAEMON")
+    };
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let output = output.map_err(|error| cannot(error.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match said.trim().strip_prefix(PROGRAM).map(str::trim) {
+        Some(version) if output.status.success() && !version.is_empty() => Ok(version.into()),
+        _ => Err(cannot(format!(
+            "--version: {}: {}{}",
+            output.status,
+            said.trim(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))),
+    }
+}
+
+/// What the driver has of a device that nobody serves. Unlike what can be seen of a number alone, this is of that very device.
+///
+/// # Errors
+/// The daemon's program, or the driver, does not say.
+pub fn left(id: u32, uuid: &[u8; 16]) -> Result<DriverState, Error> {
+    let program = program()?;
+    let output = Command::new(&program)
+        .args(["--left", &id.to_string(), &uuid_text(uuid)])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Error::failed(format!("{}: {error}", program.display())))?;
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "nothing" => Ok(DriverState::Absent),
+        "waiting" => Ok(DriverState::Quiesced),
+        "remains" => Ok(DriverState::Dead),
+        _ => Err(Error::failed(format!(
+            "{} --left: {}: {}",
+            program.display(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))),
     }
 }
 

@@ -191,6 +191,30 @@ pub fn open_secondary(
     }
 }
 
+/// Whether a leg's disk is where its record says, whoever has claimed it.
+///
+/// # Errors
+/// It is not there, or another is.
+pub fn look_for(superblock: &Superblock, id: LegId) -> Result<(), Error> {
+    let refused = |why: String| Error::refused(format!("leg {id} of {}: {why}", superblock.name));
+    let Some(recorded) = &superblock.legs[id.index()] else {
+        return Err(refused("the record names no disk for it".into()));
+    };
+    let path = Path::new(&*recorded.path);
+    let why = match Disk::look(path) {
+        Ok(found) => match identity::mismatch(recorded, &found) {
+            None => return Ok(()),
+            Some(why) => format!("{} is another disk than the recorded one: {why}", path.display()),
+        },
+        Err(error) => error.to_string(),
+    };
+    Err(refused(why).hint(format!(
+        "make the recorded disk ({}) available at {}, where a daemon that starts looks for it",
+        describe(recorded),
+        path.display()
+    )))
+}
+
 fn find(context: &Context, superblock: &Superblock, id: LegId, apart_from: &[LegIdentity]) -> Result<Found, Error> {
     let Some(recorded) = &superblock.legs[id.index()] else {
         return Err(Error::failed(format!(

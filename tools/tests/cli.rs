@@ -333,7 +333,6 @@ fn what_comes_with_a_later_version_says_so() {
     let host = Host::new();
     let serving = host.serving(&host.mirrored(), nothing);
     for line in [
-        "restart vm1",
         "verify vm1 --repair",
         "verify vm1 --repair-from a",
         "attach vm1 /dev/null --seeded",

@@ -124,6 +124,21 @@ impl Disk {
         })
     }
 
+    /// What is at `path`: nothing is claimed, and a claim of somebody else is no obstacle.
+    ///
+    /// # Errors
+    /// There is nothing, or no disk.
+    pub fn look(path: &Path) -> Result<Identity, Error> {
+        let system = System::host();
+        let inode = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(Error::io("open", path))?;
+        let stat = fstat(&inode).map_err(Error::io("look at it", path))?;
+        let mut identity = identify(&system, &stat, path)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        let descriptor = claim::reopen(inode.as_fd(), flags).map_err(Error::io("open it for reading", path))?;
+        measure(descriptor.as_fd(), &stat, &mut identity, path)?;
+        Ok(identity)
+    }
+
     /// Take over a disk that another process opened with [`Disk::open`] and handed over with its identity, because this
     /// process may not see the path any more. The descriptor itself is looked at again, and must fit the identity.
     ///

@@ -2,14 +2,14 @@
 
 use crate::context::Context;
 use crate::exit::Exit;
-use crate::{driver, output, size};
+use crate::{daemon, driver, output, size};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
 use twinblk::control::status::{DriverState, State, Status};
 use twinblk::control::{Error, ErrorKind};
 use twinblk::core::Protocol;
-use twinblk::table::Name;
+use twinblk::table::{Name, Picked};
 
 /// How long a daemon may take to say how it is, before it counts as hung.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -31,13 +31,26 @@ pub fn status_of(context: &Context, name: &Name) -> Result<Status, Error> {
     }
     let superblock = &picked.superblock;
     let clean = superblock.record.clean && !picked.doubt;
-    // The number of a device that was stopped is free, and may be somebody else's by now.
-    let driver_state = if clean || number_is_anothers(context, name, superblock.ublk_id)? {
-        DriverState::Absent
-    } else {
-        driver::state(superblock.ublk_id)
-    };
-    Ok(Status::of_record(superblock, clean, driver_state))
+    let driver_state = left_of(context, name, &picked)?;
+    // One that was handed over, and nobody has taken, is no stopped one: its guest waits.
+    let stopped = clean && driver_state == DriverState::Absent;
+    Ok(Status::of_record(superblock, stopped, driver_state))
+}
+
+/// What the driver has of a device that nobody serves.
+fn left_of(context: &Context, name: &Name, picked: &Picked) -> Result<DriverState, Error> {
+    let superblock = &picked.superblock;
+    let id = superblock.ublk_id;
+    let state = driver::state(id);
+    if state == DriverState::Absent || number_is_anothers(context, name, id)? {
+        return Ok(DriverState::Absent);
+    }
+    if superblock.record.clean && !picked.doubt {
+        // The number of a device that was stopped is free, and may be somebody else's by now. Where nobody can tell, it was
+        // stopped: a hand-over is the rare case.
+        return Ok(daemon::left(id, &superblock.uuid).unwrap_or(DriverState::Absent));
+    }
+    Ok(state)
 }
 
 fn number_is_anothers(context: &Context, name: &Name, id: u32) -> Result<bool, Error> {

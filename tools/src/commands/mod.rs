@@ -5,6 +5,7 @@ mod create;
 mod digest;
 mod doctor;
 mod list;
+mod restart;
 mod start;
 mod status;
 mod steer;
@@ -38,7 +39,7 @@ pub fn run(context: &Context, command: &Command) -> Result<Exit, Error> {
         Command::Set(args) => steer::set(context, args),
         Command::Stop(args) => stop::run(context, args),
         Command::Start(args) => start::run(context, args),
-        Command::Restart(_) => Err(Error::not_available("twinblk restart")),
+        Command::Restart(args) => restart::run(context, args),
         Command::Remove(args) => stop::remove(context, args),
         Command::Doctor => doctor::run(context),
     }

@@ -107,17 +107,21 @@ pub fn remove(context: &Context, args: &Remove) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-/// A device whose daemon died is still in the driver: the next start deletes it there, and without one it would stay for ever.
+/// A device whose daemon died, or has handed it over, is still in the driver: the next start deletes it there, and without one it would stay for ever.
 fn bury_orphan(name: &Name, picked: &Picked, force: bool) -> Result<(), Error> {
     let clean = picked.superblock.record.clean && !picked.doubt;
     let id = picked.superblock.ublk_id;
-    if clean || driver::state(id) == DriverState::Absent {
+    if driver::state(id) == DriverState::Absent {
+        return Ok(());
+    }
+    // The number of one that was stopped may be somebody else's by now; of one that was handed over, it is not.
+    if clean && daemon::left(id, &picked.superblock.uuid)? == DriverState::Absent {
         return Ok(());
     }
     if force {
         return daemon::bury(id, &picked.superblock.uuid);
     }
-    let message = format!("the daemon of {name} died and its device, number {id}, is still in the driver");
+    let message = format!("no daemon serves {name} and its device, number {id}, is still in the driver");
     let hint = format!("twinblk start {name}, then remove it; or --force: the device is deleted as it is");
     Err(Error::refused(message).hint(hint))
 }
