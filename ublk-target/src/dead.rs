@@ -17,6 +17,9 @@ use twinblk::io::disk::{User, users_of};
 /// How long to wait for a daemon that is dying, and for the number to be free.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The guest waits meanwhile.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
 /// How long the number is waited for at least, and when somebody is known to keep it: he may be letting go just now.
 const LINGERING: Duration = Duration::from_secs(1);
 
@@ -87,7 +90,7 @@ pub fn look(id: u32, mark: u64) -> Result<Left, Error> {
             State::Quiesced => return Ok(Left::Waiting),
             State::Failing | State::Dead => return Ok(Left::Remains),
             // Its state is locked by us, so its daemon is on its way out, and the driver is about to see that.
-            State::Live if Instant::now() < until => thread::sleep(Duration::from_millis(50)),
+            State::Live if Instant::now() < until => thread::sleep(BETWEEN_LOOKS),
             State::Live if is_running(&info) => return Err(held(id, info.pid)),
             // The driver has not seen it, and will not.
             State::Live => return Ok(Left::Remains),

@@ -348,7 +348,7 @@ impl Mirror {
     fn flush_for_drain(&mut self) {
         self.set_phase(Phase::Flush);
         for leg in LegId::ALL {
-            if leg == self.primary || self.follow == Follow::InSync {
+            if leg == self.primary || self.follow == Follow::InSync || self.keeps_copied() {
                 let mark = self.unflushed[leg.index()].mark();
                 self.drain_flushes[leg.index()] = Some(DrainFlush {
                     issued_at: self.now,
@@ -364,7 +364,7 @@ impl Mirror {
     fn is_flushing(&self) -> bool {
         let [primary, secondary] =
             [self.primary, self.secondary()].map(|leg| self.drain_flushes[leg.index()].is_some());
-        primary || (secondary && self.follow == Follow::InSync)
+        primary || (secondary && (self.follow == Follow::InSync || self.keeps_copied()))
     }
 
     pub(super) fn drain_flush_completed(&mut self, leg: LegId, result: Result<(), Errno>) {

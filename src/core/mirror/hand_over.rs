@@ -14,6 +14,7 @@
 
 use super::Mirror;
 use super::drain::{Drain, Phase, Purpose};
+use super::follow::Follow;
 use super::table::Side;
 use crate::core::config::Refusal;
 use crate::core::effect::Event;
@@ -59,6 +60,12 @@ impl Mirror {
     pub(super) fn is_handing_over(&self) -> bool {
         self.drain
             .is_some_and(|drain| matches!(drain.purpose, Purpose::HandOver(_)))
+    }
+
+    /// Whether a secondary that is not in sync is flushed all the same: what was copied since its last flush would have to be
+    /// copied again.
+    pub(super) fn keeps_copied(&self) -> bool {
+        self.is_handing_over() && self.follow == Follow::Syncing
     }
 
     /// Whether the record that was to prove that records can be written is durable, and no other under way.

@@ -128,7 +128,8 @@ pub fn take_over(shape: Shape, wait: Duration) -> Result<Added, ControlError> {
                 waited: wait,
             });
         }
-        std::thread::sleep(Duration::from_millis(50));
+        // The guest waits meanwhile.
+        std::thread::sleep(Duration::from_millis(5));
     }
     let added = bounded(WHAT, QUICK, move |what| {
         open_device(what, &shape, UblkFlags::UBLK_DEV_F_RECOVER_DEV)

@@ -1,5 +1,6 @@
 use super::rig::{GRAIN, NO_SPACE, Rig, WRITE};
-use crate::core::config::{RECORD_BUDGET, Refusal};
+use crate::core::bits::Bits;
+use crate::core::config::{CopyMode, LegTraits, RECORD_BUDGET, Refusal};
 use crate::core::effect::{Action, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::{Health, LegId};
@@ -166,4 +167,40 @@ fn a_hand_over_keeps_everything_else_away_and_comes_to_nothing_that_runs() {
     let mut rig = Rig::in_sync(Protocol::Flush);
     rig.mirror.verify(rig.now).expect("in sync");
     assert_eq!(rig.mirror.hand_over(rig.now, PAUSE), Err(Refusal::Busy));
+}
+
+/// What was copied to it and not flushed would be dirty for the next core.
+#[test]
+fn a_leg_that_is_being_made_equal_is_flushed_too_and_what_is_copied_stays_copied() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    let traits = LegTraits { punches: true };
+    rig.write(0, 1);
+    rig.end(LegId::B, WRITE, Err(Errno::IO));
+    rig.end(LegId::A, WRITE, Ok(()));
+    rig.end_record(Ok(()));
+    rig.mirror
+        .attach(rig.now, LegId::B, traits, CopyMode::Compare)
+        .expect("it may come back");
+    rig.take_effects();
+    rig.end_record(Ok(()));
+    // Pieces under way end, no new ones begin.
+    rig.mirror.hand_over(rig.now, PAUSE).expect("nothing stands against it");
+    rig.take_effects();
+    while !rig.compares.is_empty() || rig.ops.iter().any(|op| op.action == Action::Read) {
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        (0..rig.compares.len()).for_each(|_| rig.compared(&[0]));
+    }
+    rig.end_all(LegId::B);
+    rig.end_record(Ok(()));
+    rig.end(LegId::A, Action::Flush, Ok(()));
+    assert!(rig.record.is_none(), "leg b is being flushed");
+    rig.end(LegId::B, Action::Flush, Ok(()));
+    let mut unsynced = Bits::none(16);
+    rig.mirror.unsynced(&mut unsynced);
+    assert_eq!(unsynced.iter().count(), 0, "all pieces were under way");
+    let record = rig.end_record(Ok(()));
+    assert!(record.clean && record.tracked);
+    assert_eq!(record.legs[1].map(|leg| leg.health), Some(Health::Syncing));
+    assert_eq!(handed_over(&rig), Some(true));
 }
