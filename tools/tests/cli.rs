@@ -162,7 +162,8 @@ impl Host {
         status.counters = Some(Counters::default());
         status.io = Some(Io::default());
         status.daemon = Some(Daemon {
-            pid: 1,
+            // None that there is.
+            pid: u32::MAX >> 1,
             version: "0".into(),
             started: "1970-01-01T00:00:00Z".into(),
         });

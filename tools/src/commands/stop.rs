@@ -10,6 +10,7 @@ use std::time::Duration;
 use twinblk::control::message::Done;
 use twinblk::control::status::DriverState;
 use twinblk::control::{Error, ErrorKind, Request};
+use twinblk::io::process::Process;
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::table::{Name, Picked};
 
@@ -46,12 +47,20 @@ fn stop(context: &Context, name: &Name, force: bool) -> Result<(), Error> {
             return Err(Error::refused(message).hint("end that first, or --force: whoever has it open gets errors"));
         }
     }
+    // None where it is in a namespace of its own: then the lock on its state tells.
+    let daemon = Context::status_of(&mut client)?.daemon;
+    let process = daemon.and_then(|daemon| Process::open(daemon.pid).ok());
     let Done {} = client.call(&Request::Stop { force }, None, |_| ControlFlow::Continue(()))?;
     drop(client);
-    // Recorded as clean from here on; but it is done only when its disks and its number are free again.
+    // Recorded as clean from here on; but it is done only when its disks and its number are free again, and the daemon gone.
     let mut failure = None;
+    let has_ended = || {
+        process
+            .as_ref()
+            .is_none_or(|process| process.ends_within(Duration::ZERO).unwrap_or(true))
+    };
     let gone = driver::until(GONE, || match context.is_locked(name) {
-        Ok(locked) => !locked && driver::state(id) == DriverState::Absent,
+        Ok(locked) => !locked && driver::state(id) == DriverState::Absent && has_ended(),
         Err(error) => {
             failure = Some(error);
             true
