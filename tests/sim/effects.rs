@@ -13,6 +13,7 @@ use crate::oracle::sectors;
 use crate::rng::mix;
 use crate::token::{SECTOR, Token, WriteId};
 use crate::world::{Happening, World, op_id};
+use twinblk::core::config::RECORD_BUDGET;
 use twinblk::core::{Action, Bits, Buf, Effect, Errno, LegOp, Operation, Tag, Time};
 
 /// An operation on a leg, in flight.
@@ -185,13 +186,18 @@ impl World {
         let mut regions = op.range.start / region..op.range.end().div_ceil(region);
         match regions.find(|&region| !self.tables.is_marked(region)) {
             // Nothing can be written at all, and the guest goes on: a double fault, of which a start knows nothing.
-            Some(_) if self.store.undetermined().any(|record| !record.tracked) => {
+            Some(_) if self.store.undetermined().any(|record| !record.tracked) || self.record_hangs() => {
                 self.tables.outrun = true;
                 Ok(())
             }
             Some(region) => Err(format!("region {region} is not marked")),
             None => Ok(()),
         }
+    }
+
+    /// Whether nothing could be recorded for so long that the guest goes on without.
+    fn record_hangs(&self) -> bool {
+        self.store.is_writing() && self.now.since(self.store.durable_at).0 >= RECORD_BUDGET.0
     }
 
     /// Whether block `sector` of an operation moves early.
@@ -344,6 +350,7 @@ impl World {
             (Ok(()), Operation::Flush) => {
                 flush_acknowledged(&self.oracle, &self.disks, self.store.possible(), &pending.floor)?;
                 self.oracle.acknowledge_flush(pending.submitted, &pending.floor);
+                self.faults.flush_succeeded(pending.submitted_at);
                 self.stats.flushes += 1;
             }
             (Ok(()), Operation::Discard) => self.oracle.acknowledge(pending.write),

@@ -40,6 +40,8 @@ pub struct FaultState {
     hung: [Option<Time>; 2],
     /// Errors of a leg that might be the primary.
     injected: Vec<Injected>,
+    /// One of them ended a flush that no guest asked for: the next barrier may say so.
+    untold: Option<Time>,
     /// When the guest had to wait for the primary or for a record last.
     excuse: Time,
     /// When a record could not be written last.
@@ -118,6 +120,10 @@ impl FaultState {
 
     pub fn note_error(&mut self, could_be_primary: bool, op: LegOp, now: Time) {
         if could_be_primary {
+            // The ids of guests' flushes end in 3.
+            if op.action == Action::Flush && op.id.0 & 7 != 3 {
+                self.untold = Some(now);
+            }
             self.injected.push(Injected {
                 action: op.action,
                 range: op.range,
@@ -154,6 +160,11 @@ impl FaultState {
         }
     }
 
+    /// A flush of the guest's succeeded that came after: what was still to be told has been.
+    pub fn flush_succeeded(&mut self, submitted_at: Time) {
+        self.untold = self.untold.filter(|at| *at >= submitted_at);
+    }
+
     /// Whether something injected explains that this request fails.
     pub fn explains(&self, store: &Store, pending: &Pending, now: Time) -> Check {
         let request = pending.request;
@@ -171,7 +182,8 @@ impl FaultState {
                 && (error.action == Action::Flush || error.range.overlaps(request.range))
         });
         let unrecorded = now.since(store.durable_at).0 >= RECORD_BUDGET.0 && request.operation != Operation::Read;
-        if explained || unrecorded {
+        let told_late = kinds & FLUSH != 0 && self.untold.is_some();
+        if explained || unrecorded || told_late {
             Ok(())
         } else {
             Err(format!(

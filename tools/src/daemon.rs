@@ -121,8 +121,8 @@ fn died(failure: &LaunchFailure, child: &mut Child, log: &Path, before: u64) -> 
     let hint = format!("see {}, and twinblk doctor", log.display());
     match failure {
         LaunchFailure::Broken(Broken::TimedOut) => {
-            // Nobody uses the device yet, and nobody would know of it: it must not appear later. A daemon that hangs in
-            // the driver goes when the driver lets it.
+            // Nobody would know of the device: it must not appear later. A guest that is taken over waits on, for the next
+            // start. A daemon that hangs in the driver goes when the driver lets it.
             end(child);
             let message = format!(
                 "the daemon did not get its device ready in {} s{}",

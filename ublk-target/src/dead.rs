@@ -6,7 +6,7 @@
 //! when nobody has it open.
 
 use crate::errors::Told;
-use crate::ublk::control::{self, Info, State};
+use crate::ublk::control::{self, State};
 use crate::ublk::sysfs;
 use std::path::Path;
 use std::thread;
@@ -30,6 +30,8 @@ pub enum Left {
     Nothing,
     /// Its guest waits for a daemon to take it over.
     Waiting,
+    /// The driver takes it for served: something of the dead daemon, which had this number, has not ended.
+    Held(i32),
     /// It serves nobody any more, or never did.
     Remains,
 }
@@ -40,6 +42,7 @@ impl Left {
         match self {
             Left::Nothing => "nothing",
             Left::Waiting => "waiting",
+            Left::Held(_) => "held",
             Left::Remains => "remains",
         }
     }
@@ -58,17 +61,17 @@ pub fn see(id: u32, mark: u64) -> Result<Left, Error> {
         Err(error) => Err(error.told(&format!("look at {}", sysfs::block_device(id).display()))),
         Ok(info) if info.mark != mark => Ok(Left::Nothing),
         Ok(info) => Ok(match info.state {
-            State::Live if is_running(&info) => Left::Nothing,
+            State::Live if is_running(info.pid) => Left::Nothing,
             State::Quiesced => Left::Waiting,
             State::Live | State::Failing | State::Dead => Left::Remains,
         }),
     }
 }
 
-/// See what is left of the device with this number and mark, and wait until its daemon has ended.
+/// See what is left of the device with this number and mark, and wait a while for its daemon to have ended.
 ///
 /// # Errors
-/// The number belongs to another device, or the daemon does not end.
+/// The number belongs to another device.
 pub fn look(id: u32, mark: u64) -> Result<Left, Error> {
     if !sysfs::exists(id) {
         return Ok(Left::Nothing);
@@ -91,9 +94,7 @@ pub fn look(id: u32, mark: u64) -> Result<Left, Error> {
             State::Failing | State::Dead => return Ok(Left::Remains),
             // Its state is locked by us, so its daemon is on its way out, and the driver is about to see that.
             State::Live if Instant::now() < until => thread::sleep(BETWEEN_LOOKS),
-            State::Live if is_running(&info) => return Err(held(id, info.pid)),
-            // The driver has not seen it, and will not.
-            State::Live => return Ok(Left::Remains),
+            State::Live => return Ok(Left::Held(info.pid)),
         }
     }
 }
@@ -114,8 +115,11 @@ pub fn held(id: u32, pid: i32) -> Error {
 /// As [`look`]; or somebody still has the old device open.
 pub fn bury(id: u32, mark: u64) -> Result<(), Error> {
     let until = Instant::now() + PATIENCE;
-    if look(id, mark)? == Left::Nothing {
-        return Ok(());
+    match look(id, mark)? {
+        Left::Nothing => return Ok(()),
+        // It may be served after all.
+        Left::Held(pid) if is_running(pid) => return Err(held(id, pid)),
+        Left::Held(_) | Left::Waiting | Left::Remains => {}
     }
     let path = sysfs::block_device(id);
     let path = path.display();
@@ -138,8 +142,8 @@ fn stays(user: &User) -> bool {
     matches!(user, User::Mount { .. } | User::Swap { .. } | User::Holder { .. })
 }
 
-fn is_running(info: &Info) -> bool {
-    Path::new(&format!("/proc/{}", info.pid)).exists()
+fn is_running(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn still_used(id: u32, users: &[User]) -> Error {

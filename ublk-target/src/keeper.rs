@@ -68,9 +68,10 @@ impl Keeper {
             (true, _) if !record.clean => None,
             (false, false) => self.superblock.footprints[at],
             (true, _) | (false, true) => {
-                let disk = self.disks[at].upgrade();
+                // Of a disk that is not ours now, nobody knows what it was like when it was.
+                let disk = self.disks[at].upgrade()?;
                 let identity = self.identities[at].as_ref()?;
-                footprint::of(identity, disk.as_ref().map(|disk| disk.as_fd()))
+                footprint::of(identity, disk.as_fd())
             }
         }
     }

@@ -27,6 +27,17 @@ pub struct Awaited {
     pub descriptor: OwnedFd,
 }
 
+/// What is to become of a guest that a dead daemon left waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// It goes on.
+    GoesOn,
+    /// It would have to see its device end, and nobody has said that it may.
+    Refused,
+    /// It sees its device end.
+    Ends,
+}
+
 /// What to serve.
 pub struct Plan {
     /// The device as recorded, or as it will be. For a create, its number in the driver is not known yet.
@@ -41,8 +52,8 @@ pub struct Plan {
     pub awaited: Option<Awaited>,
     /// How a secondary that is not in sync is made equal.
     pub resync: CopyMode,
-    /// Whether the guest of a dead daemon may go on.
-    pub resumable: bool,
+    /// What is to become of the guest of a dead daemon.
+    pub guest: Guest,
 }
 
 impl Plan {
@@ -84,7 +95,11 @@ impl Plan {
                 let plan = Plan::start(state, superblock, &start, disks, awaited)?;
                 Ok(Plan {
                     // Not from a record that may not have been the newest.
-                    resumable: !picked.doubt && !start.force,
+                    guest: match (start.force, picked.doubt) {
+                        (true, _) => Guest::Ends,
+                        (false, true) => Guest::Refused,
+                        (false, false) => Guest::GoesOn,
+                    },
                     ..plan
                 })
             }
@@ -133,7 +148,7 @@ impl Plan {
             disks,
             awaited: None,
             resync: CopyMode::Compare,
-            resumable: false,
+            guest: Guest::Refused,
         })
     }
 
@@ -181,7 +196,7 @@ impl Plan {
             disks,
             awaited,
             resync: CopyMode::Compare,
-            resumable: false,
+            guest: Guest::Refused,
         })
     }
 }
@@ -201,7 +216,8 @@ fn doubt(superblock: &mut Superblock) {
     };
     let (primary, other) = (record.primary, record.primary.other());
     log::warn!(
-        "one of the two records of {} is damaged, and it may have been the newer one: serving from leg {primary} ({}), as          the other record says; if roles were exchanged just before, leg {other} ({}) has what was written since",
+        "one of the two records of {} is damaged, and it may have been the newer one: serving from leg {primary} ({}), as \
+         the other record says; if roles were exchanged just before, leg {other} ({}) has what was written since",
         superblock.name,
         path(primary),
         path(other)
@@ -211,18 +227,13 @@ fn doubt(superblock: &mut Superblock) {
 /// After a clean stop the legs are what they were unless somebody wrote to one of them. Where that is not proven, everything
 /// is compared: what nobody of ours has tracked may be anywhere.
 fn doubt_changed(superblock: &mut Superblock, disks: &[Option<Disk>; 2]) {
-    if !superblock.record.clean
-        || superblock
-            .record
-            .legs
-            .iter()
-            .any(|leg| !leg.is_some_and(|leg| leg.attached))
-    {
+    if !superblock.record.clean || superblock.record.legs.iter().any(Option::is_none) {
         return;
     }
+    // The primary counts also where the other leg is detached: what that one misses is known only if nobody wrote here.
     for leg in LegId::ALL {
         let Some(disk) = &disks[leg.index()] else { continue };
-        let now = footprint::of(&disk.identity, Some(disk.descriptor.as_fd()));
+        let now = footprint::of(&disk.identity, disk.descriptor.as_fd());
         if let Some(why) = footprint::doubt(superblock.footprints[leg.index()].as_ref(), now.as_ref()) {
             log::warn!("both legs are compared whole: leg {leg}, {}: {why}", disk.identity.path);
             superblock.record.clean = false;

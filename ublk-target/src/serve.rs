@@ -16,7 +16,7 @@ use crate::errors::Told;
 use crate::hand_over;
 use crate::herald::Herald;
 use crate::keeper::Keeper;
-use crate::plan::{self, Awaited, Plan};
+use crate::plan::{self, Awaited, Guest, Plan};
 use crate::process;
 use crate::running::{self, Failed, Running};
 use crate::ublk::control::{self, Added, Shape};
@@ -110,9 +110,9 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
         disks,
         awaited,
         resync,
-        resumable,
+        guest,
     } = plan;
-    let (added, came) = have(id, &superblock, state.is_some(), resumable)?;
+    let (added, came) = have(id, &superblock, state.is_some(), guest)?;
     let id = added.id();
     let is_new = state.is_none();
     let metadata_writes = Arc::new(AtomicU64::new(0));
@@ -179,7 +179,7 @@ enum Came {
 /// *Why the guest may go on:* only the recorded primary is served (a plan without it is refused), and that has every
 /// write that was acknowledged. Where the record may not be the newest, another leg may have been primary since: then the
 /// guest must see the device end.
-fn have(id: Option<u32>, superblock: &Superblock, is_ours: bool, resumable: bool) -> Result<(Added, Came), Error> {
+fn have(id: Option<u32>, superblock: &Superblock, is_ours: bool, guest: Guest) -> Result<(Added, Came), Error> {
     let shape = shape(id, superblock);
     let left = match id {
         Some(id) if is_ours => dead::look(id, shape.mark)?,
@@ -190,7 +190,7 @@ fn have(id: Option<u32>, superblock: &Superblock, is_ours: bool, resumable: bool
         Some(_) | None => Left::Nothing,
     };
     match (left, id) {
-        (Left::Waiting, Some(id)) if resumable => {
+        (Left::Waiting, Some(id)) if guest == Guest::GoesOn => {
             log::info!("taking over {} from a dead daemon", sysfs::block_device(id).display());
             let taken = control::take_over(shape, TAKING_OVER);
             let added = taken.map_err(|error| match error.is_timeout() {
@@ -201,7 +201,19 @@ fn have(id: Option<u32>, superblock: &Superblock, is_ours: bool, resumable: bool
             })?;
             return Ok((added, Came::TakenOver));
         }
-        (Left::Waiting | Left::Remains, Some(id)) => dead::bury(id, shape.mark)?,
+        (Left::Waiting, Some(id)) if guest == Guest::Refused => {
+            let path = sysfs::block_device(id);
+            let message = format!(
+                "the guest of {} waits for its device, and may not go on with it: one of the two records is damaged, and the \
+                 other disk may have been the primary since",
+                path.display()
+            );
+            return Err(Error::refused(message).hint(
+                "--force serves what the other record says; whoever still has the device open gets errors first",
+            ));
+        }
+        (Left::Held(pid), Some(id)) if guest != Guest::Ends => return Err(dead::held(id, pid)),
+        (Left::Waiting | Left::Remains | Left::Held(_), Some(id)) => dead::bury(id, shape.mark)?,
         (Left::Nothing, _) | (_, None) => {}
     }
     let added = control::add(shape).map_err(|error| match (id, error.errno()) {

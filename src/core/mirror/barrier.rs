@@ -153,8 +153,10 @@ impl Mirror {
         let guest = &mut self.guests[tag.0 as usize];
         guest.primary_flushed = true;
         let (mark, entry, buf) = (guest.mark, guest.entry, guest.buf);
-        // A flush that failed while this one was under way may have dropped what this one was to cover.
+        // A flush that failed while this one was under way may have dropped what this one was to cover; and so may one that
+        // failed before it and that no guest has heard of: the disk tells it once.
         let spoiled = guest.flush_failures != self.flush_failures;
+        let spoiled = std::mem::take(&mut self.flush_failure_untold) || spoiled;
         match result {
             Ok(()) if !spoiled => self.unflushed[leg.index()].flushed(mark),
             Ok(()) => {}

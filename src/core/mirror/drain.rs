@@ -388,6 +388,7 @@ impl Mirror {
                     error,
                 });
                 if leg == self.primary {
+                    self.flush_failure_untold = true;
                     self.primary_flush_failed();
                     self.drain_failed();
                 } else {
@@ -473,6 +474,8 @@ impl Mirror {
         match purpose {
             Purpose::Switch if durable.primary != self.primary => {
                 self.primary = durable.primary;
+                // The new primary has everything, durably.
+                self.flush_failure_untold = false;
                 self.counters.follow();
                 self.counters.flushed = self.counters.source;
                 let pause = self.end_drain();

@@ -30,6 +30,7 @@ use crate::core::leg::Health;
 use crate::core::regions::Tracked;
 use crate::core::status::WalkKind;
 use crate::core::time::{Span, Time};
+use crate::core::unflushed::Unflushed;
 
 /// How closely the secondary is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,10 @@ impl Mirror {
         self.watch_tracking();
         match tracked {
             Some(Tracked { active, dirty }) => {
+                if !leg.attached || matches!(leg.health, Health::Failed | Health::Absent) {
+                    // What may have been lost of it is in what was tracked, and nothing is written to it before it is taken anew.
+                    self.unflushed[secondary.index()] = Unflushed::nothing();
+                }
                 self.dirty.mark_grains(&dirty);
                 let (size, region) = (self.config.geometry.size, self.config.region);
                 for start in active.iter().map(|number| number * region) {

@@ -163,6 +163,8 @@ pub struct Mirror {
 
     /// Flushes of the primary that failed.
     flush_failures: u64,
+    /// One of them was asked for by no guest: the next barrier of a guest's is to say so.
+    flush_failure_untold: bool,
     flush: Option<SecondaryFlush>,
     flushes_issued: u64,
     flushes_completed: u64,
@@ -246,6 +248,7 @@ impl Mirror {
             abandoned: 0,
             lag_bytes: 0,
             flush_failures: 0,
+            flush_failure_untold: false,
             flush: None,
             flushes_issued: 0,
             flushes_completed: 0,

@@ -20,7 +20,7 @@
 //!
 //! *When a mark or a save fails*, the record is made to say *not tracked*, in a slot that is there already; writes wait for
 //! that. If that fails too they go on: the guest does not stop for a state directory that is lost, and what a crash would
-//! mean then is said. It is tried again; tracking begins anew when every mutation under way is marked and all is saved.
+//! mean then is said. So do they when one of the two hangs. It is tried again; tracking begins anew when every mutation under way is marked and all is saved.
 
 use super::drain::DrainFlush;
 use super::follow::Follow;
@@ -28,6 +28,7 @@ use super::walk::Job;
 use super::{Mirror, OpKind};
 use crate::core::bits::Bits;
 use crate::core::breaks::{self, Break};
+use crate::core::config::RECORD_BUDGET;
 use crate::core::effect::{Action, Effect, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
@@ -69,6 +70,8 @@ pub(super) struct Tracking {
     pub(super) unmarked: u32,
     /// A write of the table is under way.
     writing: bool,
+    /// When it was begun.
+    writing_since: Time,
     /// That write clears what the checkpoint leaves.
     clears: bool,
     /// The dirty map is being saved.
@@ -93,6 +96,7 @@ impl Tracking {
             tracked,
             unmarked: 0,
             writing: false,
+            writing_since: Time(0),
             clears: false,
             saving: false,
             step: Step::Idle,
@@ -137,7 +141,7 @@ impl Mirror {
     fn want_entrance(&mut self, range: Range) -> Entrance {
         let full = self.tracking.regions.is_full();
         if !self.tracking.marking || full && !self.is_trackable() {
-            return if self.recorder.is_untracked() {
+            return if self.recorder.is_untracked() || self.is_record_stuck() {
                 Entrance::Open { marked: false }
             } else {
                 Entrance::Marking
@@ -157,6 +161,28 @@ impl Mirror {
             return Entrance::Open { marked: true };
         }
         Entrance::Marking
+    }
+
+    /// Whether the record that is to say that nothing is tracked has been waited for as long as it may.
+    fn is_record_stuck(&self) -> bool {
+        self.recorder
+            .busy_since()
+            .is_some_and(|since| since + RECORD_BUDGET <= self.now)
+    }
+
+    /// A mark that does not come back is no better than one that failed.
+    fn check_marks(&mut self) {
+        let due = self.tracking.writing_since + RECORD_BUDGET;
+        if !self.tracking.writing || !self.tracking.marking {
+            return;
+        }
+        if due <= self.now {
+            self.tracking_failed();
+            // Until then writes wait for the record.
+            self.arm(self.now + RECORD_BUDGET);
+        } else {
+            self.arm(due);
+        }
     }
 
     /// Whether a checkpoint that is under way may make room, or stands in the way of one, and waits for something else than the
@@ -205,6 +231,8 @@ impl Mirror {
         }
         self.tracking.clears = clears;
         self.tracking.writing = true;
+        self.tracking.writing_since = self.now;
+        self.arm(self.now + RECORD_BUDGET);
         self.tracking.regions.begin_write(clears);
         self.effects.push_back(Effect::Mark);
     }
@@ -249,10 +277,11 @@ impl Mirror {
     }
 
     pub(super) fn check_tracking(&mut self) {
+        self.check_marks();
         if let Some(at) = self.tracking.retry_at {
             if at > self.now {
                 self.arm(at);
-            } else if !self.tracking.saving && self.drain.is_none() {
+            } else if !self.tracking.saving && !self.tracking.writing && self.drain.is_none() {
                 // Nobody waits for this one.
                 self.tracking.retry_at = None;
                 self.save();
@@ -359,6 +388,7 @@ impl Mirror {
                     error,
                 });
                 if leg == self.primary {
+                    self.flush_failure_untold = true;
                     self.primary_flush_failed();
                 } else {
                     self.leave_failed();

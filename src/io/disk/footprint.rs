@@ -5,7 +5,8 @@
 //! disk that appears) and the sectors written and discarded on the whole disk; for a file its inode, size and change time.
 //! A loop device proves nothing: its file can be written to beside it. Nor does anything across a boot.
 //!
-//! Taken while the disk is still claimed and nothing is in flight. Not handled: writes below a device-mapper device that go around it.
+//! Taken while the disk is still claimed and nothing is in flight. Not handled: writes below a device-mapper device that go
+//! around it, commands that are passed through to the disk, and what another host or the storage does to a shared disk.
 
 use super::identity::Identity;
 use super::system::{BlockDir, DevNo, System};
@@ -14,8 +15,8 @@ use nix::sys::stat::fstat;
 use std::fs;
 use std::os::fd::BorrowedFd;
 
-/// The footprint of a disk; `None` if there is nothing that could prove anything. `descriptor` is needed of a file.
-pub fn of(identity: &Identity, descriptor: Option<BorrowedFd<'_>>) -> Option<Footprint> {
+/// The footprint of a disk that is open and claimed as `descriptor`; `None` if there is nothing that could prove anything.
+pub fn of(identity: &Identity, descriptor: BorrowedFd<'_>) -> Option<Footprint> {
     let boot = boot_id()?;
     let (sequence, written) = match identity.kind {
         LegKind::Block => {
@@ -31,7 +32,7 @@ pub fn of(identity: &Identity, descriptor: Option<BorrowedFd<'_>>) -> Option<Foo
             counts(&block.whole())?
         }
         LegKind::File => {
-            let stat = fstat(descriptor?).ok()?;
+            let stat = fstat(descriptor).ok()?;
             if (stat.st_ino, stat.st_size as u64) != (identity.inode, identity.size) {
                 return None;
             }
@@ -52,6 +53,10 @@ pub fn of(identity: &Identity, descriptor: Option<BorrowedFd<'_>>) -> Option<Foo
 
 /// Sequence number and sectors written and discarded.
 fn counts(whole: &BlockDir) -> Option<(u64, u64)> {
+    // A disk that is not counted stands still whatever happens to it.
+    if whole.attribute("queue/iostats")?.trim() != "1" {
+        return None;
+    }
     let sequence = whole.attribute("diskseq")?.trim().parse().ok()?;
     let stat = whole.attribute("stat")?;
     let fields: Vec<u64> = stat
@@ -125,7 +130,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("twinblk-footprint-{}", std::process::id()));
         fs::write(&path, vec![0; 1 << 20]).unwrap();
         let disk = Disk::open(&path, &Wanted::ANY).unwrap();
-        let take = || of(&disk.identity, Some(disk.descriptor.as_fd()));
+        let take = || of(&disk.identity, disk.descriptor.as_fd());
         let before = take();
         assert!(before.is_some());
         assert_eq!(doubt(before.as_ref(), take().as_ref()), None);

@@ -97,7 +97,7 @@ impl Device {
     /// Whether it is proven that nobody has written to the disk since it was detached.
     fn is_unchanged(&self, leg: LegId, disk: &Disk) -> bool {
         let recorded = self.footprints.lock().expect("nobody panics while holding them")[leg.index()];
-        let now = footprint::of(&disk.identity, Some(disk.descriptor.as_fd()));
+        let now = footprint::of(&disk.identity, disk.descriptor.as_fd());
         match footprint::doubt(recorded.as_ref(), now.as_ref()) {
             None => true,
             Some(why) => {

@@ -26,6 +26,8 @@ pub(super) struct Rig {
     pub events: Vec<Event>,
     /// What the state directory answers to a write of its tables.
     pub tables: Result<(), Errno>,
+    /// It does not answer to a write of the marks.
+    pub marks_hang: bool,
     /// The marks and the dirty map that are durable.
     pub marks: Vec<u64>,
     pub saved: Vec<u64>,
@@ -83,6 +85,7 @@ impl Rig {
             answers: Vec::new(),
             events: Vec::new(),
             tables: Ok(()),
+            marks_hang: false,
             marks: Vec::new(),
             saved: Vec::new(),
         };
@@ -99,6 +102,7 @@ impl Rig {
                 Effect::Record(record) => assert!(self.record.replace(record).is_none(), "one record at a time"),
                 Effect::Compare { walk, .. } => self.compares.push(walk),
                 Effect::Notify(event) => self.events.push(event),
+                Effect::Mark if self.marks_hang => {}
                 Effect::Mark => {
                     if self.tables.is_ok() {
                         self.marks = self.mirror.marks().iter().collect();

@@ -197,3 +197,62 @@ fn what_a_leg_may_lose_that_is_let_go_is_dirty() {
     assert_eq!(rig.events.last(), Some(&Event::Detached(LegId::B)));
     assert_eq!(rig.mirror.status().dirty_bytes, 2 * GRAIN, "grains 2 and 6");
 }
+
+/// The disk tells a failed flush once: if no guest asked for it, the next barrier of a guest's says so.
+#[test]
+fn a_failed_flush_that_no_guest_asked_for_fails_the_next_barrier() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    assert_eq!(rig.answer(0), Some(Ok(())));
+    rig.pass_time(Span::from_secs(10));
+    rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    let settle = |rig: &mut Rig| {
+        for _ in 0..8 {
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+            rig.compare_all_equal();
+            if rig.record.is_some() {
+                rig.end_record(Ok(()));
+            }
+        }
+    };
+    settle(&mut rig);
+    rig.flush(1);
+    settle(&mut rig);
+    assert_eq!(rig.answer(1), Some(Err(Errno::IO)), "what was acknowledged may be lost");
+    rig.flush(1);
+    settle(&mut rig);
+    assert_eq!(rig.answer(1), Some(Ok(())), "it is told once");
+}
+
+#[test]
+fn marks_that_never_come_back_hold_a_write_no_longer_than_marks_that_fail() {
+    for record_hangs in [false, true] {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        rig.write(0, 1);
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        assert_eq!(rig.answer(0), Some(Ok(())));
+        rig.pass_time(Span::from_secs(10));
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        assert!(rig.end_record(Ok(())).tracked);
+
+        rig.marks_hang = true;
+        rig.write(0, 13);
+        assert!(rig.ops.is_empty() && rig.record.is_none());
+        rig.pass_time(Span::from_secs(10));
+        assert!(!rig.record.expect("it is said").tracked);
+        assert_eq!(rig.ops, [], "a record may be in force that says otherwise");
+        if record_hangs {
+            rig.pass_time(Span::from_secs(10));
+        } else {
+            rig.end_record(Ok(()));
+        }
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        assert_eq!(rig.answer(0), Some(Ok(())), "{record_hangs}");
+    }
+}
