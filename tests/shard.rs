@@ -534,6 +534,32 @@ fn a_stop_during_a_change_of_the_protocol_waits_for_it_and_ends() {
 }
 
 #[test]
+fn a_shard_that_has_handed_over_ends_by_itself_and_answers_nothing_more() {
+    let world = World::new(1 << 20);
+    world.attach();
+    let content = world.fill(5);
+    world.wait_in_sync();
+    let handed_over = world
+        .client
+        .call(|desk| desk.mirror.hand_over(desk.now, Span::from_secs(3600)));
+    handed_over.unwrap().unwrap();
+    // It may come before the hold, and is answered then, or after.
+    world.ask(0, Operation::Flush, Range::EMPTY, &[]);
+    let ended = world.bulletin.wait(None, |board| board.hand_over);
+    assert!(
+        matches!(ended, Some((_, Event::HandedOver { clean: true, .. }))),
+        "{ended:?}"
+    );
+    let port = world.shard.join().unwrap().unwrap();
+    for leg in LegId::ALL {
+        assert!(port.engine.content(leg) == content);
+        assert_eq!(port.engine.volatile_bytes(leg), 0);
+    }
+    assert!(world.records.0.lock().unwrap().last().unwrap().clean);
+    assert!(world.client.call(|_| ()).is_err(), "nobody is there any more");
+}
+
+#[test]
 fn a_command_of_a_shard_that_ends_is_answered_or_refused() {
     let world = World::new(1 << 20);
     let client = world.client.clone();

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -197,12 +198,29 @@ impl Host {
         }
     }
 
+    /// The tool, with a shell script in the place of the daemon's program.
+    fn tool_with_daemon(&self, line: &str, script: &str) -> Ended {
+        let program = self.root.join("daemon");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+        let output = self.start_with(line, Some(&program)).wait_with_output().unwrap();
+        Ended {
+            line: line.into(),
+            output,
+        }
+    }
+
     fn start(&self, line: &str) -> Child {
+        self.start_with(line, None)
+    }
+
+    fn start_with(&self, line: &str, daemon: Option<&Path>) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twinblk"));
         command
             .args(line.split_whitespace())
             .env("TWINBLK_STATE_DIR", self.state_dir())
             .env("TWINBLK_RUN_DIR", self.run_dir())
+            .envs(daemon.map(|daemon| ("TWINBLK_DAEMON", daemon)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -344,6 +362,31 @@ fn what_comes_with_a_later_version_says_so() {
         host.tool(line).code(1).says("not available in this version");
     }
     assert_eq!(serving.seen(), [], "nothing was asked of the daemon");
+}
+
+#[test]
+fn a_restart_that_could_not_succeed_asks_for_nothing() {
+    let host = Host::new();
+    let serving = host.serving(&host.mirrored(), nothing);
+    for script in ["exit 127", "echo another", "echo twinblkd 9; exit 1"] {
+        host.tool_with_daemon("restart vm1", script)
+            .code(1)
+            .says("cannot be run")
+            .says("TWINBLK_DAEMON");
+    }
+    fs::rename(host.disk("b"), host.disk("elsewhere")).unwrap();
+    host.tool_with_daemon("restart vm1", "echo twinblkd 9")
+        .code(3)
+        .says("leg b of vm1");
+    File::create(host.disk("b")).unwrap().set_len(SIZE).unwrap();
+    host.tool_with_daemon("restart vm1", "echo twinblkd 9")
+        .code(3)
+        .says("another disk");
+    let asked = serving
+        .seen()
+        .into_iter()
+        .filter(|(request, _)| *request != (Request::Status {}));
+    assert_eq!(asked.count(), 0);
 }
 
 #[test]
