@@ -201,8 +201,11 @@ impl Host {
     /// The tool, with a shell script in the place of the daemon's program.
     fn tool_with_daemon(&self, line: &str, script: &str) -> Ended {
         let program = self.root.join("daemon");
+        // A child of another test that has a copy of this descriptor would keep the script from being run.
+        let alone = fork_or_lock();
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+        drop(alone);
         let output = self.start_with(line, Some(&program)).wait_with_output().unwrap();
         Ended {
             line: line.into(),

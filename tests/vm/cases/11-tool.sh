@@ -104,8 +104,10 @@ property what_comes_later_says_so 40 'what this version does not do says so, end
 what_comes_later_says_so() {
     mirror "$A" "$B"
     local command before
+    # The last record of its own accord.
+    reaches '.tracked'
     before=$(field '[.era, .record_number]|tostring')
-    for command in "restart $NAME" "verify $NAME --repair" "verify $NAME --repair-from a" "attach $NAME $LARGE --seeded" \
+    for command in "verify $NAME --repair" "verify $NAME --repair-from a" "attach $NAME $LARGE --seeded" \
         "detach $NAME b --retire" "unretire $NAME b" "start $NAME --accept-stale"; do
         # shellcheck disable=SC2086 # words
         exits 1 twinblk $command

@@ -1,7 +1,7 @@
 # The daemon is replaced under the guest: `twinblk restart`.
 # shellcheck shell=bash
 
-# restarts [OPTION...]: the guest waits for less than this many milliseconds on a busy machine: a hang, not a slow one.
+# The stall has a bound far above what it takes: a hang, not a slow machine.
 restarts() {
     local before after
     before=$(field .daemon.pid)
@@ -13,10 +13,10 @@ restarts() {
     equals "$(jq .pid restarted)" "$after"
 }
 
-# another VERSION: a daemon's program of another build, or one that is called so; its path.
+# The path of a daemon's program of another build, or where there is none, of a copy.
 other_build() {
     if [ -x "$(dirname "$(type -P twinblkd)")/twinblkd-next" ]; then
-        type -P twinblkd-next
+        readlink -f "$(type -P twinblkd-next)"
     else
         cp "$(type -P twinblkd)" "$PWD/other"
         echo "$PWD/other"
@@ -36,6 +36,7 @@ under_load() {
         measured "$protocol: requests were held for $(jq .stall_ms restarted) ms"
         equals "$(jq -r .from_version restarted)" "$was"
         equals "$(jq -r .to_version restarted)" "$(field .daemon.version)"
+        [[ $other != *next ]] || [ "$(field .daemon.version)" != "$was" ] || fail "the other build calls itself $was too"
         equals "$(readlink "/proc/$(field .daemon.pid)/exe")" "$other"
         holds '.state == "mirrored" or .state == "syncing"'
         # Handed over clean: there was nothing to make equal.
@@ -63,13 +64,13 @@ while_a_copy_runs() {
     restarts
     holds '.paused and .legs[1].health == "syncing"'
     # What is copied is copied.
-    holds '.dirty_bytes < 25165824'
+    holds '.dirty_bytes <= 25165824'
     tw resync "$NAME" resume > /dev/null
     tw resync "$NAME" rate unlimited > /dev/null
     in_sync
     load_ends
     settled
-    holds '.last_resync.kind == "dirty" and .last_resync.bytes_total < 25165824'
+    holds '.last_resync.kind == "dirty" and .last_resync.bytes_total <= 25165824'
     equal_legs "$A" "$B"
     remove
 }
@@ -179,7 +180,7 @@ while_mounted() {
     remove
 }
 
-# fails HOW: a daemon's program that can say its version.
+# broken_daemon COMMANDS: a daemon's program that can say its version, and nothing else.
 broken_daemon() {
     printf '#!/bin/sh\n[ "$1" != --version ] || { echo twinblkd 9.9.9; exit; }\n%s\n' "$1" > broken
     chmod +x broken

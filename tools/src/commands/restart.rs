@@ -52,8 +52,8 @@ pub fn run(context: &Context, args: &Device) -> Result<Exit, Error> {
     let status = Context::status_of(&mut client)?;
     let new = daemon::program()?;
     let to_version = daemon::version(&new)?;
-    let old = Old::of(&status)?;
     look_for_disks(&context.peek(name)?.superblock, &status)?;
+    let old = Old::of(&status)?;
     driver::ensure()?;
     context.make_run_dir()?;
 
