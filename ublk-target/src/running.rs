@@ -82,7 +82,17 @@ pub struct Failed {
     pub keeper: Option<Box<Keeper>>,
 }
 
-/// Start the threads. `record` is durable, and `tracked` is what it says is known; requests can come as soon as the device is started.
+/// The state directory, open.
+pub struct State {
+    /// The superblock.
+    pub keeper: Box<Keeper>,
+    /// The other files.
+    pub tables: StateTables,
+    /// Where the legs may differ, if the record says that it is known.
+    pub tracked: Option<Tracked>,
+}
+
+/// Start the threads. `record` is durable; requests can come as soon as the device is started.
 ///
 /// # Errors
 /// No memory, thread or ring. Nothing is left but what `keeper` has written.
@@ -92,10 +102,13 @@ pub fn begin(
     record: Record,
     disks: [Option<Disk>; 2],
     resync: CopyMode,
-    tracked: Option<Tracked>,
-    keeper: Box<Keeper>,
-    tables: StateTables,
+    state: State,
 ) -> Result<Running, Failed> {
+    let State {
+        keeper,
+        tables,
+        tracked,
+    } = state;
     let layout = layout(superblock);
     let kept = |error, keeper| Failed {
         error,

@@ -283,7 +283,12 @@ fn begin(
     if tracked.is_none() {
         tables.begin_anew();
     }
-    running::begin(added, &superblock, record, disks, resync, tracked, keeper, tables)
+    let state = running::State {
+        keeper,
+        tables,
+        tracked,
+    };
+    running::begin(added, &superblock, record, disks, resync, state)
 }
 
 /// Listen for administrators.
