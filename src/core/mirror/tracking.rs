@@ -72,6 +72,8 @@ pub(super) struct Tracking {
     writing: bool,
     /// When it was begun.
     writing_since: Time,
+    /// When a table could not be written.
+    failed_at: Time,
     /// That write clears what the checkpoint leaves.
     clears: bool,
     /// The dirty map is being saved.
@@ -97,6 +99,7 @@ impl Tracking {
             unmarked: 0,
             writing: false,
             writing_since: Time(0),
+            failed_at: Time(0),
             clears: false,
             saving: false,
             step: Step::Idle,
@@ -165,9 +168,7 @@ impl Mirror {
 
     /// Whether the record that is to say that nothing is tracked has been waited for as long as it may.
     fn is_record_stuck(&self) -> bool {
-        self.recorder
-            .busy_since()
-            .is_some_and(|since| since + RECORD_BUDGET <= self.now)
+        self.tracking.failed_at + RECORD_BUDGET <= self.now
     }
 
     /// A mark that does not come back is no better than one that failed.
@@ -178,8 +179,6 @@ impl Mirror {
         }
         if due <= self.now {
             self.tracking_failed();
-            // Until then writes wait for the record.
-            self.arm(self.now + RECORD_BUDGET);
         } else {
             self.arm(due);
         }
@@ -306,16 +305,22 @@ impl Mirror {
         let tracking = &self.tracking;
         let begins = !tracking.tracked && tracking.unmarked == 0;
         let copied = tracking.tracked && self.resync.active && self.resync.status.bytes_done != tracking.copied;
-        let free = tracking.step == Step::Idle && !tracking.saving && tracking.marking && self.drain.is_none();
+        let idle = tracking.step == Step::Idle && !tracking.saving && !self.is_checkpoint_flushing();
+        let free = idle && tracking.marking && self.drain.is_none();
         free && self.is_trackable() && (tracking.regions.some_unused() || begins || copied) && self.remembers()
+    }
+
+    /// Whether a flush of an earlier checkpoint is under way that counts: not that of a secondary that was given up.
+    fn is_checkpoint_flushing(&self) -> bool {
+        let [primary, secondary] =
+            [self.primary, self.secondary()].map(|leg| self.tracking.flushes[leg.index()].is_some());
+        primary || (secondary && self.is_written())
     }
 
     /// Save what is dirty and leave the regions that nobody has used for `idle`, if there is anything to save or leave.
     fn begin_checkpoint(&mut self, idle: Span) {
         let tracking = &self.tracking;
-        let [primary, secondary] = [self.primary, self.secondary()].map(|leg| tracking.flushes[leg.index()].is_some());
-        let flushing = primary || (secondary && self.is_written());
-        let busy = tracking.step != Step::Idle || tracking.saving || flushing;
+        let busy = tracking.step != Step::Idle || tracking.saving || self.is_checkpoint_flushing();
         if busy || !tracking.marking || self.drain.is_some() || self.is_stopped() || !self.remembers() {
             return;
         }
@@ -397,6 +402,7 @@ impl Mirror {
             }
         }
         self.checkpoint_flushed();
+        self.watch_tracking();
         self.leg_is_quiet();
     }
 
@@ -493,7 +499,10 @@ impl Mirror {
 
     /// The state directory cannot be written.
     pub(super) fn tracking_failed(&mut self) {
-        self.tracking.marking = false;
+        if std::mem::replace(&mut self.tracking.marking, false) {
+            self.tracking.failed_at = self.now;
+            self.arm(self.now + RECORD_BUDGET);
+        }
         self.tracking.regions.stay();
         self.tracking.step = Step::Idle;
         let at = self.now + RETRY;
