@@ -334,17 +334,18 @@ impl StateDir {
     }
 }
 
+/// An empty file that nobody else has.
+pub(super) fn new_file(path: &Path) -> Result<File, StateError> {
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(error("make", path))
+}
+
 /// The directory with all its files in it, durable but for its own name.
 fn fill(dir: &Path, superblock: &Superblock) -> Result<Slots<File>, StateError> {
     DirBuilder::new().mode(0o700).create(dir).map_err(error("make", dir))?;
     let path = dir.join(SUPERBLOCK);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(error("make", &path))?;
+    let file = new_file(&path)?;
     let locked = claim::lock(file.as_fd()).map_err(|errno| error("lock", &path)(errno.into()))?;
     assert!(locked, "nobody else knows of a file that was made just now");
     let slots = Slots::create(file, superblock).map_err(error("write the first record to", &path))?;

@@ -20,7 +20,7 @@
 use super::dirty_file::{self, DirtyFile};
 use super::region_file::{FILE_BYTES, RegionFile};
 use super::signature_table::SignatureTable;
-use super::state_dir::{StateError, error};
+use super::state_dir::{StateError, error, new_file};
 use crate::core::{Bits, LegId};
 use crate::io::disk::claim::magic_path;
 use crate::table::{Lost, Owner};
@@ -209,13 +209,7 @@ impl Tracking {
 pub(super) fn create(dir: &Path, owner: &Owner) -> Result<(), StateError> {
     let make = |name, bytes| {
         let path = dir.join(name);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(error("make", &path))?;
+        let file = new_file(&path)?;
         allocate(&file, bytes, &path).map(|()| file)
     };
     let geometry = &owner.geometry;

@@ -1,8 +1,8 @@
 //! Brings a device up, stands by while it is served, and takes it down.
 //!
-//! The order of the start: the device is added in the driver, or taken over from a dead daemon with its guest; the record that says "in use", and what the secondary is
-//! worth from now on, is durable; the threads are there and every tag is fetched; the device is started, and with that the
-//! first request can come; the admin socket listens; the tool is told.
+//! The order of the start: the device is added in the driver, or taken over from a dead daemon with its guest; the record
+//! that says "in use", and what the secondary is worth from now on, is durable; the threads are there and every tag is
+//! fetched; the device is started, and with that the first request can come; the admin socket listens; the tool is told.
 //!
 //! The order of the end: the device is stopped in the driver, which waits for what is in flight; the core drains both
 //! legs, flushes them, and records the device as clean; the threads end; the device is deleted; whoever asked is told.

@@ -161,12 +161,7 @@ impl Mirror {
             Ok(()) if !spoiled => self.unflushed[leg.index()].flushed(mark),
             Ok(()) => {}
             Err(error) => {
-                self.notify(Event::LegError {
-                    leg,
-                    action: Action::Flush,
-                    range: Range::EMPTY,
-                    error,
-                });
+                self.tell_flush_error(leg, error);
                 self.primary_flush_failed();
             }
         }
@@ -182,6 +177,27 @@ impl Mirror {
             None if result.is_ok() => self.try_answer_flush(tag),
             None => {}
         }
+    }
+
+    /// A flush that no guest asked for has failed.
+    pub(super) fn unasked_flush_failed(&mut self, leg: LegId, error: Errno) {
+        self.tell_flush_error(leg, error);
+        if leg == self.primary {
+            self.flush_failure_untold = true;
+            self.primary_flush_failed();
+        } else {
+            self.leave_failed();
+            self.left_leg_failed();
+        }
+    }
+
+    fn tell_flush_error(&mut self, leg: LegId, error: Errno) {
+        self.notify(Event::LegError {
+            leg,
+            action: Action::Flush,
+            range: Range::EMPTY,
+            error,
+        });
     }
 
     /// What the primary was to make durable may be lost: it is dirty, and nothing is as tracked as it was.
@@ -256,12 +272,7 @@ impl Mirror {
         };
         let leg = self.secondary();
         if let Err(error) = result {
-            self.notify(Event::LegError {
-                leg,
-                action: Action::Flush,
-                range: Range::EMPTY,
-                error,
-            });
+            self.tell_flush_error(leg, error);
             self.leave_failed();
             return;
         }

@@ -13,8 +13,7 @@ use super::OpKind;
 use super::follow::Follow;
 use crate::core::breaks::{self, Break};
 use crate::core::config::RECORD_BUDGET;
-use crate::core::effect::{Action, Event};
-use crate::core::geometry::Range;
+use crate::core::effect::Event;
 use crate::core::leg::{Health, LegId};
 use crate::core::record::Protocol;
 use crate::core::request::{Errno, Tag};
@@ -381,19 +380,9 @@ impl Mirror {
                 }
             }
             Err(error) => {
-                self.notify(Event::LegError {
-                    leg,
-                    action: Action::Flush,
-                    range: Range::EMPTY,
-                    error,
-                });
+                self.unasked_flush_failed(leg, error);
                 if leg == self.primary {
-                    self.flush_failure_untold = true;
-                    self.primary_flush_failed();
                     self.drain_failed();
-                } else {
-                    self.leave_failed();
-                    self.left_leg_failed();
                 }
             }
         }

@@ -29,7 +29,7 @@ use super::{Mirror, OpKind};
 use crate::core::bits::Bits;
 use crate::core::breaks::{self, Break};
 use crate::core::config::RECORD_BUDGET;
-use crate::core::effect::{Action, Effect, Event};
+use crate::core::effect::{Effect, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::regions::Regions;
@@ -304,13 +304,24 @@ impl Mirror {
     fn is_worth_a_look(&self) -> bool {
         let tracking = &self.tracking;
         let begins = !tracking.tracked && tracking.unmarked == 0;
-        let copied = tracking.tracked && self.resync.active && self.resync.status.bytes_done != tracking.copied;
-        let idle = tracking.step == Step::Idle && !tracking.saving && !self.is_checkpoint_flushing();
-        let free = idle && tracking.marking && self.drain.is_none();
-        free && self.is_trackable() && (tracking.regions.some_unused() || begins || copied) && self.remembers()
+        let wants = tracking.regions.some_unused() || begins || self.has_copied();
+        wants && self.may_begin_checkpoint()
     }
 
-    /// Whether a flush of an earlier checkpoint is under way that counts: not that of a secondary that was given up.
+    /// Whether nothing stands against a checkpoint.
+    fn may_begin_checkpoint(&self) -> bool {
+        let tracking = &self.tracking;
+        let idle = tracking.step == Step::Idle && !tracking.saving && !self.is_checkpoint_flushing();
+        idle && tracking.marking && self.drain.is_none() && self.is_trackable() && self.remembers()
+    }
+
+    /// Whether a resync has got on since the last checkpoint, where that can be kept.
+    fn has_copied(&self) -> bool {
+        let tracking = &self.tracking;
+        tracking.tracked && self.resync.active && self.resync.status.bytes_done != tracking.copied
+    }
+
+    /// Whether a flush of a checkpoint is under way that counts: not that of a secondary that was given up.
     fn is_checkpoint_flushing(&self) -> bool {
         let [primary, secondary] =
             [self.primary, self.secondary()].map(|leg| self.tracking.flushes[leg.index()].is_some());
@@ -319,24 +330,18 @@ impl Mirror {
 
     /// Save what is dirty and leave the regions that nobody has used for `idle`, if there is anything to save or leave.
     fn begin_checkpoint(&mut self, idle: Span) {
-        let tracking = &self.tracking;
-        let busy = tracking.step != Step::Idle || tracking.saving || self.is_checkpoint_flushing();
-        if busy || !tracking.marking || self.drain.is_some() || self.is_stopped() || !self.remembers() {
+        if !self.may_begin_checkpoint() {
             return;
         }
-        if !self.is_trackable() {
-            return;
-        }
+        let copied = self.has_copied();
         let tracking = &mut self.tracking;
         let leaving = tracking.regions.choose(self.now, idle);
         tracking.sound = tracking.unmarked == 0;
         let begins = !tracking.tracked && tracking.sound;
-        let done = self.resync.status.bytes_done;
-        let copied = tracking.tracked && self.resync.active && done != tracking.copied;
         if leaving == 0 && !begins && !copied {
             return;
         }
-        tracking.copied = done;
+        tracking.copied = self.resync.status.bytes_done;
         tracking.step = Step::Flush;
         tracking.failures = self.flush_failures;
         // What is tracked from here on begins with a primary that holds all that it shows: earlier writes had no marks.
@@ -385,21 +390,7 @@ impl Mirror {
                 self.unflushed[leg.index()].flushed(flush.mark);
             }
             Ok(()) => {}
-            Err(error) => {
-                self.notify(Event::LegError {
-                    leg,
-                    action: Action::Flush,
-                    range: Range::EMPTY,
-                    error,
-                });
-                if leg == self.primary {
-                    self.flush_failure_untold = true;
-                    self.primary_flush_failed();
-                } else {
-                    self.leave_failed();
-                    self.left_leg_failed();
-                }
-            }
+            Err(error) => self.unasked_flush_failed(leg, error),
         }
         self.checkpoint_flushed();
         self.watch_tracking();
@@ -408,9 +399,7 @@ impl Mirror {
 
     /// If nothing is left to be flushed, save. A secondary that was given up is not waited for.
     pub(super) fn checkpoint_flushed(&mut self) {
-        let [primary, secondary] =
-            [self.primary, self.secondary()].map(|leg| self.tracking.flushes[leg.index()].is_some());
-        if self.tracking.step == Step::Flush && !primary && !(secondary && self.is_written()) {
+        if self.tracking.step == Step::Flush && !self.is_checkpoint_flushing() {
             if breaks::on(Break::ClearedUnsaved) && self.tracking.regions.leaving() > 0 {
                 self.tracking.step = Step::Clear;
                 self.pump_marks();
