@@ -5,7 +5,6 @@
 //! `valgrind --tool=callgrind cost PROTOCOL OPERATION DEPTH REQUESTS`; what one request costs is the difference
 //! between two runs, divided by that of their numbers of requests. The driver's own entries (fetch and commit) are not part of it.
 
-use io_uring::squeue;
 use std::hint::black_box;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -44,7 +43,7 @@ impl Port for Immediate {
     fn submit(&mut self, op: LegOp) {
         let len = op.range.len as i32;
         let started = &mut self.started;
-        self.legs.start(op, |entry| started.push((user_data(entry), len)));
+        self.legs.start(op, |entry| started.push((entry.get_user_data(), len)));
     }
 
     #[inline]
@@ -82,13 +81,6 @@ impl Port for Immediate {
         }
         Ok(())
     }
-}
-
-/// `user_data` of an entry: bytes 32 to 40 of what the kernel reads.
-fn user_data(entry: &squeue::Entry) -> u64 {
-    // SAFETY: an entry is what the kernel reads, 64 bytes without padding.
-    let words: &[u64; 8] = unsafe { &*std::ptr::from_ref(entry).cast() };
-    words[4]
 }
 
 #[derive(Clone)]

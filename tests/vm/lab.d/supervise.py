@@ -147,6 +147,8 @@ def unpack(options):
     """Unpacks the results; returns the script's exit status, or None if the guest left none."""
     try:
         with tarfile.open(options.out_disk, "r:") as archive:
+            # Pythons that know filters want one chosen; what the guest made is a tree of plain files.
+            archive.extraction_filter = getattr(tarfile, "tar_filter", None)
             status = int(archive.extractfile("exit-status").read())
             for member in archive:
                 if member.name == "exit-status":
