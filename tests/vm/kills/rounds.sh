@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Runs in the guest: `rounds.sh SEED ROUNDS [PHASE]`. One device, loads that never stop, and a kill per round. Prints `ok` with each round
 # that ended well, and ends with the first that did not.
 set -Eeuo pipefail
@@ -90,7 +91,7 @@ begin_phase() {
             tw detach "$NAME" "$leg" > /dev/null
             rests 1000
             verb attach "$NAME" "$(disk_of "$leg")"
-            if [ $phase = resync ]; then wait "$VERB"; VERB=''; fi
+            if [ "$phase" = resync ]; then wait "$VERB"; VERB=''; fi
             rests 1500
             ;;
         restart)
