@@ -67,11 +67,21 @@ pub enum Break {
     TrackedAfterFailedFlush,
     /// The record says tracked although a leg was attached of which nothing is known.
     TrackedAfterAttach,
+    /// What the primary failed is answered with success before its demotion is durable.
+    AnsweredBeforeDemoted,
+    /// The guest is moved to a secondary that has not got everything: it is being copied to.
+    MovedToIncomplete,
+    /// The guest is moved before what is pending has landed on the secondary.
+    MovedUndrained,
+    /// What was read from the secondary is written to the primary whatever was written there meanwhile.
+    RewriteOvertakes,
+    /// A switch records the old primary as in sync although it failed a flush.
+    DoubtForgotten,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 30] = [
+    pub const ALL: [Break; 35] = [
         Break::AckBeforeSecondary,
         Break::FlushedAtCompletion,
         Break::EpochOrder,
@@ -102,6 +112,11 @@ impl Break {
         Break::SaveFailureIgnored,
         Break::TrackedAfterFailedFlush,
         Break::TrackedAfterAttach,
+        Break::AnsweredBeforeDemoted,
+        Break::MovedToIncomplete,
+        Break::MovedUndrained,
+        Break::RewriteOvertakes,
+        Break::DoubtForgotten,
     ];
 }
 

@@ -189,6 +189,21 @@ pub enum Event {
         /// How long requests were held.
         pause: Span,
     },
+    /// The primary failed, and the guest is moved to the other leg, durably.
+    FailedOver {
+        /// The leg that failed.
+        from: LegId,
+        /// The new primary.
+        to: LegId,
+        /// The longest time that a request was held because of it.
+        pause: Span,
+        /// The generation at which it happened.
+        generation: u64,
+        /// The era that began with it.
+        era: u64,
+    },
+    /// What the primary could not read was read from the secondary and written to the primary anew.
+    Rewritten(Range),
     /// A resync ended: nothing is dirty, or it cannot go on.
     ResyncEnded {
         /// Whether the leg is now in sync.

@@ -107,7 +107,7 @@ impl Board {
             // Each can come as often as there are blocks: kept apart, so that they push nothing else out.
             Event::Difference(range) => return self.differences.note(range),
             Event::Health { leg, health } => self.health[leg.index()] = Some((number, health)),
-            Event::LegError { .. } | Event::Tracked(_) => {}
+            Event::LegError { .. } | Event::Tracked(_) | Event::FailedOver { .. } | Event::Rewritten(_) => {}
         }
         if self.recent.len() == RECENT {
             self.recent.pop_front();

@@ -287,6 +287,17 @@ impl World {
                 self.check_told(leg)
             }
             Event::ResyncEnded { .. } | Event::Tracked(_) => Ok(()),
+            Event::FailedOver { from, .. } => {
+                self.stats.failovers += 1;
+                // Its reads may have shown what the guest was not told of, and it is not what it was.
+                self.faults.failed_over(from, self.now);
+                self.disks[from.index()].expect_again();
+                Ok(())
+            }
+            Event::Rewritten(_) => {
+                self.stats.rewrites += 1;
+                Ok(())
+            }
             Event::LegError { .. } => {
                 self.stats.leg_errors += 1;
                 self.admin.verify_undisturbed = false;
@@ -296,8 +307,9 @@ impl World {
                 self.stats.detaches += 1;
                 self.admin.answered(Awaited::Detach)
             }
-            Event::Switched { .. } => {
+            Event::Switched { from, .. } => {
                 self.stats.switches += 1;
+                self.disks[from.index()].expect_again();
                 self.admin.answered(Awaited::Switch)
             }
             Event::SwitchGivenUp { .. } => {
@@ -417,6 +429,7 @@ impl World {
         }
         if was && !in_sync {
             self.stats.demotions += 1;
+            self.faults.note_demotion(status.primary.other(), self.now);
             self.admin.verify_undisturbed = false;
             let asked = self.admin.awaits(Awaited::Detach) || self.stats.detaches > 0;
             if !self.admin.lenient && !asked {

@@ -38,8 +38,10 @@ pub struct Disk {
     durable_taken: Vec<u64>,
     /// Shown, but lost to durability by a failed flush.
     lost: Vec<bool>,
-    /// Nothing may be expected of it: the guest was told of the flush that lost it, or it changed by itself.
+    /// Nothing may be expected of it while it is the primary: the guest was told of the flush that lost it.
     forgiven: Vec<bool>,
+    /// It changed by itself.
+    corrupt: Vec<bool>,
     /// What it shows went back to what was durable: only what was flushed may be expected.
     reverted: Vec<bool>,
     cache: Vec<Cached>,
@@ -59,6 +61,7 @@ impl Disk {
             durable_taken: vec![0; sectors],
             lost: vec![false; sectors],
             forgiven: vec![false; sectors],
+            corrupt: vec![false; sectors],
             reverted: vec![false; sectors],
             cache: Vec::new(),
             completed: Vec::new(),
@@ -77,7 +80,12 @@ impl Disk {
 
     /// Whether nothing may be expected of the sector: a flush of it failed and the guest was told, or it is corrupt.
     pub fn is_forgiven(&self, sector: usize) -> bool {
-        self.forgiven[sector]
+        self.forgiven[sector] || self.corrupt[sector]
+    }
+
+    /// It was the primary. What the guest was told of it does not matter any more.
+    pub fn expect_again(&mut self) {
+        self.forgiven.fill(false);
     }
 
     pub fn begin_write(&mut self) -> u32 {
@@ -149,7 +157,7 @@ impl Disk {
 
     fn persist(&mut self, mut which: impl FnMut(&Cached, &[u64]) -> bool) {
         let (durable, durable_taken, completed) = (&mut self.durable, &mut self.durable_taken, &self.completed);
-        let forgiven = &mut self.forgiven;
+        let (forgiven, corrupt) = (&mut self.forgiven, &mut self.corrupt);
         self.cache.retain(|cached| {
             if !which(cached, completed) {
                 return true;
@@ -159,6 +167,7 @@ impl Disk {
                 durable_taken[sector] = cached.taken;
                 durable[sector] = cached.token;
                 forgiven[sector] = false;
+                corrupt[sector] = false;
             }
             false
         });
@@ -227,6 +236,7 @@ impl Disk {
     pub fn begin_anew(&mut self) {
         for sector in 0..self.live.len() {
             self.forgiven[sector] &= self.live[sector] != self.durable[sector];
+            self.corrupt[sector] = false;
             self.reverted[sector] = false;
         }
     }
@@ -257,7 +267,7 @@ impl Disk {
 
     /// A sector changes by itself, without anybody being told; or back, and may be relied upon again.
     pub fn corrupt(&mut self, sector: usize, token: Token) {
-        self.forgiven[sector] = token.is_junk();
+        self.corrupt[sector] = token.is_junk();
         self.live[sector] = token;
         self.durable[sector] = token;
         self.cache.retain(|cached| cached.sector as usize != sector);

@@ -6,6 +6,7 @@
 //! for exactly that place. Bytes are taken from memory (and put there) block by block at two moments between submission and
 //! completion, so a buffer used again too early shows.
 
+use crate::admin::Awaited;
 use crate::arena::span;
 use crate::check::{Check, flush_acknowledged, write_acknowledged};
 use crate::guest::Pending;
@@ -14,7 +15,7 @@ use crate::rng::mix;
 use crate::token::{SECTOR, Token, WriteId};
 use crate::world::{Happening, World, op_id};
 use twinblk::core::config::RECORD_BUDGET;
-use twinblk::core::{Action, Bits, Buf, Effect, Errno, LegOp, Operation, Tag, Time};
+use twinblk::core::{Action, Bits, Buf, Effect, Errno, Health, LegOp, Operation, Record, Tag, Time};
 
 /// An operation on a leg, in flight.
 #[derive(Clone, Debug)]
@@ -287,6 +288,7 @@ impl World {
         self.move_bytes(id, false)?;
         let flight = self.flights.remove(&id).expect("it is in flight");
         let possible_primary = self.store.possible().any(|record| record.primary == op.leg);
+        let sheltered = self.is_sheltered();
         match (op.action, flight.result) {
             (Action::Read, _) => {}
             (Action::Write { fua }, Ok(())) => self.disks[leg].complete_write(handle as u32, fua),
@@ -298,7 +300,7 @@ impl World {
             }
         }
         if flight.result.is_err() {
-            self.faults.note_error(possible_primary, op, self.now);
+            self.faults.note_error(possible_primary, sheltered, op, self.now);
         }
         self.trace(|| format!("  done {:?} {:?}", op.id, flight.result));
         self.count_copied(&op);
@@ -313,6 +315,24 @@ impl World {
             self.count_generation(before, subject);
         }
         Ok(())
+    }
+
+    /// Whether the secondary could stand in for the primary at this moment.
+    fn is_sheltered(&self) -> bool {
+        if self.mirror.is_failing_over() {
+            return true;
+        }
+        let status = self.mirror.status();
+        let secondary = status.primary.other().index();
+        let in_sync = |record: &Record| {
+            let leg = record.legs[secondary];
+            record.primary == status.primary && leg.is_some_and(|leg| leg.health == Health::InSync && leg.attached)
+        };
+        let whole = status.counting && status.dirty_bytes == 0 && !status.resync.running;
+        whole
+            && self.store.possible().all(in_sync)
+            && !self.admin.awaits(Awaited::Detach)
+            && !self.admin.awaits(Awaited::Stop)
     }
 
     /// The daemon is dead; what was in flight lands, whole or in part.
@@ -360,8 +380,15 @@ impl World {
                 self.stats.writes += 1;
             }
             (Err(error), _) => {
+                let status = self.mirror.status();
+                let secondary = status.primary.other();
+                // Given up as well; the record may not say so yet.
+                let given_up = status.legs[secondary.index()].is_some_and(|leg| leg.health != Health::InSync);
+                if given_up || self.admin.awaits(Awaited::Detach) {
+                    self.faults.note_demotion(secondary, self.now);
+                }
                 self.faults
-                    .explains(&self.store, &pending, self.now)
+                    .explains(&self.store, &pending, status.primary, self.now)
                     .map_err(|what| format!("{request:?} fails with {error:?}, but {what}"))?;
                 self.stats.unrecorded_errors += u64::from(self.store.failing == u32::MAX || self.store.hangs);
                 if pending.write != 0 {

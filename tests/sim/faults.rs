@@ -1,8 +1,9 @@
 //! What goes wrong with disks and records, when, and whether it explains what the guest was told.
 //!
-//! Verifies that no request of the guest fails unless the leg that served it (one that some possible record names as
-//! primary) had an error of that kind in that place while the request was under way, or no record became durable for as
-//! long as the core may hold what waits for one.
+//! Verifies that no request of the guest fails that a healthy leg could have served: the leg that served it (one that some
+//! possible record names as primary) had an error of that kind in that place while the request was under way, and the other
+//! leg was not whole then, or had trouble of its own since; or no record became durable for as long as the core may hold what
+//! waits for one.
 
 use crate::admin::Awaited;
 use crate::check::Check;
@@ -27,6 +28,8 @@ struct Injected {
     action: Action,
     range: Range,
     at: Time,
+    /// The other leg had everything.
+    sheltered: bool,
 }
 
 #[derive(Default)]
@@ -48,11 +51,19 @@ pub struct FaultState {
     record_failed: Option<Time>,
     /// A leg that was primary hangs.
     primary_hung: bool,
+    /// Since when the guest is being moved, and when that was seen last.
+    failover: Option<(Time, Time)>,
+    /// By leg: when it was last seen to be in trouble.
+    trouble: [Option<Time>; 2],
     /// How much went wrong in this life.
     count: u32,
     /// Nothing goes wrong for a while.
     pub suspended: bool,
 }
+
+/// How long the guest may be held while it is moved off a primary that fails: each operation of the secondary has its deadline, and
+/// the record a budget.
+const MOST_FAILOVER: Span = Span(300_000_000_000);
 
 /// How much goes wrong in one life.
 const MOST_FAULTS: u32 = 24;
@@ -91,6 +102,10 @@ impl FaultState {
         if self.lost[leg] { Err(Errno(6)) } else { fate }
     }
 
+    pub fn is_lost(&self, leg: LegId) -> bool {
+        self.lost[leg.index()]
+    }
+
     pub fn is_hung(&self, leg: usize) -> bool {
         self.hung[leg].is_some()
     }
@@ -118,7 +133,8 @@ impl FaultState {
         self.lasting == Some((lasting, LegId::ALL[leg]))
     }
 
-    pub fn note_error(&mut self, could_be_primary: bool, op: LegOp, now: Time) {
+    pub fn note_error(&mut self, could_be_primary: bool, sheltered: bool, op: LegOp, now: Time) {
+        self.trouble[op.leg.index()] = Some(now);
         if could_be_primary {
             // The ids of guests' flushes end in 3.
             if op.action == Action::Flush && op.id.0 & 7 != 3 {
@@ -128,8 +144,42 @@ impl FaultState {
                 action: op.action,
                 range: op.range,
                 at: now,
+                sheltered,
             });
         }
+    }
+
+    /// The secondary was given up, for whatever reason.
+    pub fn note_demotion(&mut self, leg: LegId, now: Time) {
+        self.trouble[leg.index()] = Some(now);
+    }
+
+    /// The guest was moved off this leg.
+    pub fn failed_over(&mut self, from: LegId, now: Time) {
+        self.trouble[from.index()] = Some(now);
+    }
+
+    /// The guest is being moved: it waits for the secondary, as long as that gets on.
+    pub fn note_failover(&mut self, now: Time) -> Check {
+        let since = match self.failover {
+            Some((since, last)) if now.since(last).0 < 1_000_000_000 => since,
+            _ => now,
+        };
+        self.failover = Some((since, now));
+        self.excuse = now;
+        if now.since(since).0 > MOST_FAILOVER.0 {
+            return Err(format!("the guest is being moved since {since:?}"));
+        }
+        Ok(())
+    }
+
+    /// Whether something stood in the way of moving the guest to the other leg when, or since, `error` was seen.
+    fn was_alone(&self, store: &Store, primary: LegId, error: &Injected) -> bool {
+        let other = primary.other().index();
+        let troubled =
+            self.trouble[other].is_some_and(|at| at >= error.at) || self.hung[other].is_some() || self.lost[other];
+        let unrecorded = self.record_failed.is_some_and(|at| at >= error.at) || store.failing > 0 || store.hangs;
+        !error.sheltered || troubled || unrecorded
     }
 
     pub fn flush_loss(&self, could_be_primary: bool, rng: &mut Rng) -> FlushLoss {
@@ -166,7 +216,7 @@ impl FaultState {
     }
 
     /// Whether something injected explains that this request fails.
-    pub fn explains(&self, store: &Store, pending: &Pending, now: Time) -> Check {
+    pub fn explains(&self, store: &Store, pending: &Pending, primary: LegId, now: Time) -> Check {
         let request = pending.request;
         let kinds = match request.operation {
             Operation::Read => READ,
@@ -180,6 +230,7 @@ impl FaultState {
             error.at >= pending.submitted_at
                 && kinds & kind(error.action) != 0
                 && (error.action == Action::Flush || error.range.overlaps(request.range))
+                && self.was_alone(store, primary, error)
         });
         let unrecorded = now.since(store.durable_at).0 >= RECORD_BUDGET.0 && request.operation != Operation::Read;
         let told_late = kinds & FLUSH != 0 && self.untold.is_some();
@@ -187,7 +238,7 @@ impl FaultState {
             Ok(())
         } else {
             Err(format!(
-                "the primary had no such error since {:?} (now {now:?}), and a record was durable at {:?}",
+                "the primary had no such error that the other leg could not make up for since {:?} (now {now:?}), and a record was durable at {:?}",
                 pending.submitted_at, store.durable_at
             ))
         }

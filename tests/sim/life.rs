@@ -210,6 +210,11 @@ impl World {
             .map(|legs| legs[secondary.index()] == Some(Health::InSync));
             recorded && is && status.counting && status.writes_mirrored == status.source_generation
         };
+        if self.faults.is_lost(secondary) {
+            // The guest was moved to the leg that is left.
+            self.stats.survivors += 1;
+            return survivor_holds(&self.oracle, &self.disks[status.primary.index()]);
+        }
         if follows(&status) && !self.flights.values().any(|flight| flight.op.leg == secondary) {
             self.stats.survivors += 1;
             survivor_holds(&self.oracle, &self.disks[secondary.index()])?;
@@ -229,7 +234,8 @@ impl World {
         }
         if self.admin.stopped {
             self.stats.unrecordable_stops += 1;
-            if self.admin.stopped_clean {
+            let moved = self.faults.is_lost(self.mirror.status().primary.other());
+            if self.admin.stopped_clean && !moved {
                 return Err("a stop is said to be clean that could not be recorded".into());
             }
         }

@@ -9,6 +9,7 @@
 //!   failed flushes that lose what they should have made durable, shown or not shown afterwards;
 //! - a secondary that does not answer for longer than its budget, and answers late; a primary that does not answer for a while;
 //! - a leg that is lost with what is in flight, and comes back;
+//! - a primary that fails reads, writes or flushes, or is lost: the guest is served by the other leg, if that has everything;
 //! - a power cut at any moment: of what was not flushed each block survives or not, on each leg by itself;
 //! - the death of the daemon at any moment: what is in flight lands or not, caches stay;
 //! - records that are slow, or end in an error while nobody knows whether they are durable;

@@ -288,6 +288,9 @@ impl World {
             .0
             .saturating_mul(budgets)
             .saturating_add(PATIENCE.0);
+        if self.mirror.is_failing_over() {
+            self.faults.note_failover(self.now)?;
+        }
         let excused = self.faults.excused_until(self.now, &self.store);
         for (tag, pending) in self.guest.pending.iter().enumerate() {
             let Some(pending) = pending else { continue };

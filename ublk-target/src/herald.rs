@@ -86,6 +86,25 @@ impl Herald {
                     pause.0 / 1000
                 );
             }
+            Event::FailedOver {
+                from,
+                to,
+                pause,
+                generation,
+                era,
+            } => {
+                log::error!(
+                    "leg {from} failed; the guest goes on with leg {to}, from generation {generation}, era {era}; pause {} us",
+                    pause.0 / 1000
+                );
+            }
+            Event::Rewritten(range) => {
+                log::warn!(
+                    "{} bytes at {} were read from the other leg and written anew",
+                    range.len,
+                    range.start
+                );
+            }
             Event::SwitchGivenUp { pause } => log::info!("a switch was given up after {} us", pause.0 / 1000),
             Event::ResyncEnded { in_sync } => {
                 log::info!("resync ended, {}", if in_sync { "in sync" } else { "not in sync" })

@@ -50,6 +50,8 @@ pub(super) struct Guest {
     pub primary_flushed: bool,
     /// Where the list of unflushed writes stood when the primary's flush was issued.
     pub mark: u64,
+    /// What the primary answered to a flush or a read, while it is not answered to the guest: see `failover` and `rewrite`.
+    pub failed: Option<Errno>,
     /// Failed flushes of the primary when its flush was issued.
     pub flush_failures: u64,
     /// Since when it waits for the secondary and nothing else.
@@ -71,6 +73,7 @@ impl Guest {
             need: Need::Nothing,
             primary_flushed: true,
             mark: 0,
+            failed: None,
             flush_failures: 0,
             alone_since: None,
             held_since: None,

@@ -169,6 +169,7 @@ impl Mirror {
         if let Err(error) = result {
             match entry {
                 Some(index) => self.table[index].error = Some(error),
+                None if self.is_failing_over() => self.guests[tag.0 as usize].failed = Some(error),
                 None => self.answer(tag, Err(error), buf),
             }
         }
@@ -200,36 +201,27 @@ impl Mirror {
         });
     }
 
-    /// What the primary was to make durable may be lost: it is dirty, and nothing is as tracked as it was.
+    /// What the primary was to make durable may be lost: it is dirty, and nothing is as tracked as it was. A secondary that has
+    /// everything can keep what the primary could not, if the primary counts no more.
     pub(super) fn primary_flush_failed(&mut self) {
+        if self.fail_over() {
+            self.hold_reads();
+        }
         self.flush_failures += 1;
-        self.doubt_unflushed(self.primary);
+        self.doubt_primary();
         if !self.is_trackable() {
             self.lose_track();
         }
         self.regions_stay();
         self.pump_record();
-        self.mend();
-    }
-
-    /// Everything written to the leg since its last good flush may not be there: it is dirty.
-    pub(super) fn doubt_unflushed(&mut self, leg: LegId) {
-        let ranges = self.unflushed[leg.index()].take(&self.config.geometry);
-        if !self.remembers() {
-            return;
-        }
-        match ranges {
-            Some(ranges) => ranges.into_iter().for_each(|range| self.dirty.mark(range)),
-            None => {
-                self.doubt_all();
-                self.pump_record();
-            }
+        if !self.is_failing_over() {
+            self.mend();
         }
     }
 
     pub(super) fn try_answer_flush(&mut self, tag: Tag) {
         let guest = &self.guests[tag.0 as usize];
-        if !guest.primary_flushed {
+        if !guest.primary_flushed || guest.failed.is_some() {
             return;
         }
         let (met, buf) = (self.is_met(guest.need), guest.buf);

@@ -51,6 +51,10 @@ impl Mirror {
 
     /// The first clock: how long a guest's request has waited for the secondary and nothing else.
     fn check_stall(&mut self) {
+        if self.is_failing_over() {
+            // What waits for the secondary has nobody else: see `failover`.
+            return;
+        }
         let oldest = self
             .guests
             .iter()

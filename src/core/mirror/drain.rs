@@ -16,7 +16,7 @@ use crate::core::config::RECORD_BUDGET;
 use crate::core::effect::Event;
 use crate::core::leg::{Health, LegId};
 use crate::core::record::Protocol;
-use crate::core::request::{Errno, Tag};
+use crate::core::request::{Errno, Operation, Tag};
 use crate::core::time::{Span, Time};
 
 pub(super) const HOLD_DRAIN: u8 = 1;
@@ -31,6 +31,10 @@ const LOW: u64 = 1 << 20;
 pub(super) enum Purpose {
     Switch,
     Protocol(Protocol),
+    /// Move the guest off a primary that failed; then stop, if that is what was interrupted.
+    Failover {
+        stops: bool,
+    },
     Stop,
     /// When the record with this number is durable, records can be written.
     HandOver(u64),
@@ -41,7 +45,7 @@ impl Purpose {
     fn is_final(self) -> bool {
         match self {
             Purpose::Stop | Purpose::HandOver(_) => true,
-            Purpose::Switch | Purpose::Protocol(_) => false,
+            Purpose::Switch | Purpose::Protocol(_) | Purpose::Failover { .. } => false,
         }
     }
 }
@@ -67,9 +71,9 @@ pub(super) struct Drain {
     pub(super) purpose: Purpose,
     pub(super) phase: Phase,
     max_pause: Option<Span>,
-    /// When the hold began; before that, when the drain did.
+    /// When the hold began; before that, when the drain did; for a failover's record, when that was wanted.
     pub(super) held_at: Time,
-    clean: bool,
+    pub(super) clean: bool,
     /// Bytes of the pool that may be in use; sinks while the lag is brought down.
     limit: u64,
     /// The longest time that a request was held and then let go on.
@@ -89,7 +93,7 @@ impl Mirror {
         let in_sync = self.follow == Follow::InSync;
         let lowers = match purpose {
             Purpose::Switch | Purpose::Protocol(_) => in_sync,
-            Purpose::Stop => false,
+            Purpose::Failover { .. } | Purpose::Stop => false,
             Purpose::HandOver(_) => true,
         };
         let phase = if lowers {
@@ -157,7 +161,12 @@ impl Mirror {
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        let stops = |drain: Drain| drain.purpose == Purpose::Stop || drain.phase == Phase::Stopped;
+        let stops = |drain: Drain| match drain.purpose {
+            Purpose::Stop | Purpose::Failover { stops: true } => true,
+            Purpose::Failover { stops: false } | Purpose::Switch | Purpose::Protocol(_) | Purpose::HandOver(_) => {
+                drain.phase == Phase::Stopped
+            }
+        };
         self.drain.is_some_and(stops)
     }
 
@@ -183,7 +192,39 @@ impl Mirror {
             }
         }
         if hands_over {
-            self.holds |= HOLD_READS;
+            self.hold_reads();
+        }
+    }
+
+    /// Whether a drain that is under way, if one is, can make place for a failover: its record is not begun, and no stop has
+    /// given up being clean.
+    pub(super) fn may_drain_for_failover(&self) -> bool {
+        match self.drain {
+            None => true,
+            Some(Drain { phase, clean, .. }) => matches!(phase, Phase::Lower(_) | Phase::Hold | Phase::Flush) && clean,
+        }
+    }
+
+    /// Give up whatever a failover interrupts.
+    pub(super) fn give_up_drain(&mut self) {
+        match self.drain.map(|drain| drain.purpose) {
+            Some(Purpose::Switch) => self.give_up_switch(),
+            Some(Purpose::Protocol(_)) => self.give_up_protocol(),
+            // It begins anew.
+            Some(Purpose::Stop) => self.drain = None,
+            Some(Purpose::HandOver(_)) => self.hand_over_disturbed(),
+            Some(Purpose::Failover { .. }) | None => {}
+        }
+    }
+
+    /// Whether a read that failed may take a place in the order of both legs now: nothing counts on there being none. (What a
+    /// hand-over holds waits with the other reads.)
+    pub(super) fn may_rewrite(&self) -> bool {
+        match self.drain {
+            None => true,
+            Some(Drain { purpose, phase, .. }) => {
+                matches!(phase, Phase::Lower(_) | Phase::Hold) && !matches!(purpose, Purpose::Failover { .. })
+            }
         }
     }
 
@@ -191,7 +232,32 @@ impl Mirror {
     pub(super) fn end_drain(&mut self) -> Span {
         let longest = self.drain.take().map_or(Span(0), |drain| drain.longest);
         self.watch_tracking();
-        longest.max(self.release_hold(HOLD_DRAIN | HOLD_READS))
+        let longest = longest.max(self.release_hold(HOLD_DRAIN | HOLD_READS));
+        self.release_reads();
+        longest
+    }
+
+    /// Reads that were held wait for nothing that came before them.
+    fn release_reads(&mut self) {
+        for _ in 0..self.waiting.len() {
+            let Some(tag) = self.waiting.pop_front() else { break };
+            let guest = &mut self.guests[tag.0 as usize];
+            match guest.operation {
+                Operation::Read => {
+                    guest.alone_since = None;
+                    self.read_from_primary(tag);
+                }
+                Operation::Write { .. } | Operation::WriteZeroes { .. } | Operation::Discard | Operation::Flush => {
+                    self.waiting.push_back(tag);
+                }
+            }
+        }
+    }
+
+    /// Hold reads too; a drain that holds is under way.
+    pub(super) fn hold_reads(&mut self) {
+        self.holds |= HOLD_READS;
+        self.park_failed_reads();
     }
 
     /// Let go on what was held. Returns the longest time that a request was.
@@ -217,7 +283,9 @@ impl Mirror {
                 let low = self.pool.used() <= LOW && self.epochs.durable() >= epoch;
                 let ready = match drain.purpose {
                     Purpose::HandOver(number) => low && self.proves_records(number),
-                    Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop => low || self.follow != Follow::InSync,
+                    Purpose::Switch | Purpose::Protocol(_) | Purpose::Failover { .. } | Purpose::Stop => {
+                        low || self.follow != Follow::InSync
+                    }
                 };
                 if ready {
                     self.hold();
@@ -232,7 +300,9 @@ impl Mirror {
                 }
                 if self.is_quiet() {
                     match drain.purpose {
-                        Purpose::Switch | Purpose::Stop | Purpose::HandOver(_) => self.flush_for_drain(),
+                        Purpose::Switch | Purpose::Failover { .. } | Purpose::Stop | Purpose::HandOver(_) => {
+                            self.flush_for_drain()
+                        }
                         Purpose::Protocol(_) => self.record_drain(),
                     }
                 }
@@ -283,7 +353,7 @@ impl Mirror {
             Purpose::Stop => true,
             // Before that it can be given up.
             Purpose::HandOver(_) => drain.phase == Phase::Record,
-            Purpose::Switch | Purpose::Protocol(_) => false,
+            Purpose::Switch | Purpose::Protocol(_) | Purpose::Failover { .. } => false,
         })?;
         let since = match self.recorder.busy_since() {
             Some(since) => since.max(drain.held_at),
@@ -321,6 +391,9 @@ impl Mirror {
         if breaks::on(Break::SwitchUndrained) && self.drain.is_some_and(|drain| drain.purpose == Purpose::Switch) {
             return true;
         }
+        if self.is_failing_over() {
+            return self.is_quiet_for_failover();
+        }
         let unrecordable = self
             .drain
             .is_some_and(|drain| drain.purpose == Purpose::Stop && !drain.clean);
@@ -339,7 +412,7 @@ impl Mirror {
             Some(Drain {
                 purpose: Purpose::HandOver(_),
                 ..
-            }) if self.reads != [0; 2] => false,
+            }) if self.reads != [0; 2] || self.failed_reads > 0 => false,
             Some(_) | None => answered && self.table.len() == 0 && self.abandoned == 0 && !under_way,
         }
     }
@@ -347,7 +420,11 @@ impl Mirror {
     fn flush_for_drain(&mut self) {
         self.set_phase(Phase::Flush);
         for leg in LegId::ALL {
-            if leg == self.primary || self.follow == Follow::InSync || self.keeps_copied() {
+            let wanted = match leg == self.primary {
+                true => !self.is_failing_over(),
+                false => self.follow == Follow::InSync || self.keeps_copied(),
+            };
+            if wanted {
                 let mark = self.unflushed[leg.index()].mark();
                 self.drain_flushes[leg.index()] = Some(DrainFlush {
                     issued_at: self.now,
@@ -401,6 +478,10 @@ impl Mirror {
                 purpose: Purpose::HandOver(_),
                 ..
             }) => self.hand_over_disturbed(),
+            Some(Drain {
+                purpose: Purpose::Failover { .. },
+                ..
+            }) => {}
             Some(drain) => drain.clean = false,
             None => {}
         }
@@ -419,6 +500,10 @@ impl Mirror {
                 ..
             }) => self.hand_over_disturbed(),
             Some(Drain {
+                purpose: Purpose::Failover { stops },
+                ..
+            }) => self.give_up_failover(stops),
+            Some(Drain {
                 phase: Phase::Flush, ..
             }) => self.set_phase(Phase::Hold),
             Some(_) | None => {}
@@ -429,7 +514,19 @@ impl Mirror {
         let Some(drain) = self.drain else { return };
         self.set_phase(Phase::Record);
         match drain.purpose {
-            Purpose::Switch => self.recorder.primary = self.primary.other(),
+            Purpose::Switch => {
+                self.recorder.primary = self.primary.other();
+                if self.is_primary_doubted() {
+                    let primary = self.primary;
+                    self.leg_mut(primary).health = Health::Syncing;
+                }
+            }
+            Purpose::Failover { .. } => {
+                self.record_failover();
+                let now = self.now;
+                self.drain.as_mut().expect("a drain is under way").held_at = now;
+                self.arm(now + RECORD_BUDGET);
+            }
             Purpose::Protocol(protocol) => self.recorder.protocol = protocol,
             Purpose::Stop | Purpose::HandOver(_) if drain.clean => {
                 let secondary = self.secondary();
@@ -469,6 +566,9 @@ impl Mirror {
                 self.counters.flushed = self.counters.source;
                 let pause = self.end_drain();
                 let (from, to, generation) = (self.secondary(), self.primary, self.counters.source);
+                if self.leg(from).health != Health::InSync {
+                    self.catch_up_doubted();
+                }
                 self.notify(Event::Switched {
                     from,
                     to,
@@ -482,8 +582,13 @@ impl Mirror {
                 self.end_drain();
                 self.notify(Event::ProtocolSet { done: true });
             }
+            Purpose::Failover { stops } if durable.primary != self.primary => self.failed_over(stops),
             Purpose::Stop | Purpose::HandOver(_) if durable.clean => self.stopped(true),
-            Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop | Purpose::HandOver(_) => {}
+            Purpose::Switch
+            | Purpose::Protocol(_)
+            | Purpose::Failover { .. }
+            | Purpose::Stop
+            | Purpose::HandOver(_) => {}
         }
     }
 
@@ -515,14 +620,37 @@ impl Mirror {
     }
 
     fn give_up_switch(&mut self) {
-        self.recorder.primary = self.primary;
+        self.keep_roles();
         let pause = self.end_drain();
         self.notify(Event::SwitchGivenUp { pause });
+    }
+
+    /// The record is to say what it said of the primary before a switch or a failover.
+    pub(super) fn keep_roles(&mut self) {
+        let primary = self.primary;
+        self.recorder.primary = primary;
+        self.leg_mut(primary).health = Health::InSync;
     }
 
     pub(super) fn check_drain_deadline(&mut self) {
         if let Some(due) = self.stop_record_due().filter(|due| *due > self.now) {
             self.arm(due);
+        }
+        if let Some(Drain {
+            purpose: Purpose::Failover { stops },
+            phase: Phase::Record,
+            held_at,
+            ..
+        }) = self.drain
+        {
+            let due = held_at + RECORD_BUDGET;
+            if due > self.now {
+                self.arm(due);
+            } else {
+                self.failover_unrecorded = true;
+                self.give_up_failover(stops);
+            }
+            return;
         }
         let Some(Drain {
             purpose,
@@ -556,7 +684,7 @@ impl Mirror {
                 Purpose::Switch => self.give_up_switch(),
                 Purpose::Protocol(_) => self.give_up_protocol(),
                 Purpose::HandOver(_) => self.hand_over_disturbed(),
-                Purpose::Stop => {}
+                Purpose::Failover { .. } | Purpose::Stop => {}
             },
             None => {}
         }

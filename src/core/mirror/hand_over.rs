@@ -19,7 +19,7 @@ use super::table::Side;
 use crate::core::config::Refusal;
 use crate::core::effect::Event;
 use crate::core::leg::LegId;
-use crate::core::request::{Operation, Tag};
+use crate::core::request::Tag;
 use crate::core::time::{Span, Time};
 
 /// How long the lag may take to come down, and the first record to be durable.
@@ -109,14 +109,6 @@ impl Mirror {
     fn give_up_hand_over(&mut self) {
         let unfinished = LegId::ALL.map(|leg| self.is_unfinished(leg));
         let pause = self.end_drain();
-        // They wait for nothing that came before them.
-        for _ in 0..self.waiting.len() {
-            let Some(tag) = self.waiting.pop_front() else { break };
-            match self.guests[tag.0 as usize].operation {
-                Operation::Read => self.read_from_primary(tag),
-                _ => self.waiting.push_back(tag),
-            }
-        }
         self.notify(Event::HandOverGivenUp { pause, unfinished });
     }
 

@@ -6,19 +6,22 @@
 //!
 //! A mutation (guest write, zeroing, discard, or a piece of a copy) takes its place in the order of both legs when it is
 //! admitted, and from then on waits for nothing but earlier mutations. See `admit`, `settle`, `barrier` for its way
-//! through, `follow` for what the secondary is worth meanwhile, `walk` for copies, `drain` for what needs a quiet
-//! device, `recorder` for what must be durable first.
+//! through, `failover` and `rewrite` for a primary that fails, `follow` for what the secondary is worth meanwhile, `walk`
+//! for copies, `drain` for what needs a quiet device, `recorder` for what must be durable first.
 
 mod admit;
 mod barrier;
 mod check;
 mod clock;
+mod doubt;
 mod drain;
+mod failover;
 mod follow;
 mod hand_over;
 mod memory;
 mod owed;
 mod recorder;
+mod rewrite;
 mod settle;
 mod table;
 #[cfg(test)]
@@ -138,6 +141,8 @@ pub struct Mirror {
     admitted: u32,
     /// By leg: guest reads under way.
     reads: [u32; 2],
+    /// Reads that the primary failed and that are not answered yet.
+    failed_reads: u32,
     /// Requests that wait for admission, in order of arrival.
     waiting: VecDeque<Tag>,
     /// Reasons to admit nothing but reads, or nothing at all; see [`drain`] and [`check`].
@@ -165,6 +170,10 @@ pub struct Mirror {
     flush_failures: u64,
     /// One of them was asked for by no guest: the next barrier of a guest's is to say so.
     flush_failure_untold: bool,
+    /// Grains that the primary may have lost in them; see [`doubt`].
+    doubted: Option<Bits>,
+    /// The record of a failover could not be made durable in time, and no record since.
+    failover_unrecorded: bool,
     flush: Option<SecondaryFlush>,
     flushes_issued: u64,
     flushes_completed: u64,
@@ -228,6 +237,7 @@ impl Mirror {
                 .collect(),
             admitted: 0,
             reads: [0; 2],
+            failed_reads: 0,
             waiting: VecDeque::with_capacity(depth),
             holds: 0,
             table: Table::new(capacity),
@@ -249,6 +259,8 @@ impl Mirror {
             lag_bytes: 0,
             flush_failures: 0,
             flush_failure_untold: false,
+            doubted: None,
+            failover_unrecorded: false,
             flush: None,
             flushes_issued: 0,
             flushes_completed: 0,
@@ -319,7 +331,8 @@ impl Mirror {
     /// Everything that may have become possible by what just happened: a test of a few flags when there is nothing to do.
     #[inline(always)]
     fn pump(&mut self) {
-        if self.drain.is_some() || !self.waiting.is_empty() || self.resync.active || self.check.is_active() {
+        let held = self.drain.is_some() || !self.waiting.is_empty() || self.failed_reads > 0;
+        if held || self.resync.active || self.check.is_active() {
             self.pump_all();
         }
     }
@@ -330,6 +343,9 @@ impl Mirror {
             if self.is_stopped() {
                 return;
             }
+        }
+        if self.failed_reads > 0 {
+            self.pump_failed_reads();
         }
         if !self.waiting.is_empty() {
             self.admit_waiting();

@@ -203,6 +203,7 @@ impl Mirror {
             recorder.uncertain = false;
             recorder.busy_since = None;
             recorder.doubtful = Doubtful::NOTHING;
+            self.failover_unrecorded = false;
             self.tell_health(&before, &record);
             self.drain_recorded();
             self.follow_recorded();

@@ -5,6 +5,7 @@
 //! kernel is handed for the tag's next request. A failed write leaves its range dirty, whatever the secondary did.
 
 use super::admit::{Guest, Need};
+use super::drain::HOLD_READS;
 use super::follow::Follow;
 use super::table::{Change, Entry, Owner, Side};
 use super::{Mirror, OpKind, SECONDARY_IN_FLIGHT};
@@ -25,6 +26,10 @@ impl Mirror {
             self.walk_ready(slot, leg);
             return;
         }
+        if entry.change == Change::Rewrite {
+            self.rewrite_ready(index);
+            return;
+        }
         entry.sides[leg.index()] = Side::Issued;
         let (range, buf) = (entry.range, entry.bufs[leg.index()]);
         let action = match entry.change {
@@ -32,7 +37,7 @@ impl Mirror {
                 fua: fua && !breaks::on(Break::FuaDropped),
             },
             Change::Zero { unmap, .. } => Action::Zero { unmap },
-            Change::Copy => unreachable!("a copy belongs to a walk"),
+            Change::Copy | Change::Rewrite => unreachable!("a copy belongs to a walk, a rewrite to a read"),
         };
         self.submit(OpKind::Entry(leg, index), leg, action, range, buf);
     }
@@ -41,6 +46,10 @@ impl Mirror {
     pub(super) fn start_on_secondary(&mut self, index: u32) {
         if let Owner::Walk(slot) = self.table[index].owner {
             self.walk_ready(slot, self.secondary());
+            return;
+        }
+        if self.table[index].change == Change::Rewrite {
+            self.read_for_rewrite(index);
             return;
         }
         if breaks::on(Break::OverlapOrder) && self.table[index].sides[self.secondary().index()] != Side::Waiting {
@@ -64,7 +73,7 @@ impl Mirror {
             // The flush that ends its epoch makes it durable; the flag alone would acknowledge nothing.
             Change::Write { .. } => Action::Write { fua: false },
             Change::Zero { unmap, .. } => Action::Zero { unmap },
-            Change::Copy => unreachable!("a copy belongs to a walk"),
+            Change::Copy | Change::Rewrite => unreachable!("a copy belongs to a walk, a rewrite to a read"),
         };
         self.in_flight += 1;
         self.submit(OpKind::Entry(leg, index), leg, action, range, buf);
@@ -85,6 +94,8 @@ impl Mirror {
             self.abandoned_ended(index, leg, result);
         } else if let Owner::Walk(slot) = entry.owner {
             self.walk_completed(slot, leg, result);
+        } else if entry.change == Change::Rewrite {
+            self.rewrite_completed(index, leg, result);
         } else if leg == self.primary {
             self.primary_completed(index, result);
         } else {
@@ -100,6 +111,8 @@ impl Mirror {
         let (range, change) = (entry.range, entry.change);
         let other = entry.sides[secondary.index()];
         let owner = entry.owner;
+        // One that failed may have done a part.
+        self.unflushed[leg.index()].note(&self.config.geometry, range);
         match result {
             Ok(()) => {
                 let generation = self.counters.complete(other == Side::Done);
@@ -110,7 +123,6 @@ impl Mirror {
                 if matches!(change, Change::Write { fua: true } | Change::Zero { fua: true, .. }) {
                     self.counters.requested = self.counters.requested.max(generation);
                 }
-                self.unflushed[leg.index()].note(&self.config.geometry, range);
                 self.recorder.note_generation(generation);
                 if self.recorder.wants_generations() {
                     self.pump_record();
@@ -122,8 +134,11 @@ impl Mirror {
             Err(error) => {
                 entry.error = Some(error);
                 if self.remembers() && !breaks::on(Break::FailedWriteClean) {
+                    let moves = self.fail_over();
                     self.dirty.mark(range);
-                    self.mend();
+                    if !moves {
+                        self.mend();
+                    }
                 }
                 let action = action_of(change);
                 self.notify(Event::LegError {
@@ -232,8 +247,10 @@ impl Mirror {
                 }
             }
         }
-        if let Owner::Guest(tag) = self.table[index].owner {
-            self.try_answer(index, tag);
+        match self.table[index].owner {
+            Owner::Guest(tag) => self.try_answer(index, tag),
+            Owner::Read(tag) => self.settle_rewrite(index, tag),
+            Owner::Answered | Owner::Walk(_) => {}
         }
         let entry = &self.table[index];
         if entry.live && entry.settled && entry.owner == Owner::Answered {
@@ -259,6 +276,13 @@ impl Mirror {
         }
         let other = entry.sides[1 - primary];
         let mut result = entry.error.map_or(Ok(()), Err);
+        if result.is_err() && self.is_failing_over() {
+            if breaks::on(Break::AnsweredBeforeDemoted) {
+                result = Ok(());
+            } else {
+                return;
+            }
+        }
         let guest = &self.guests[tag.0 as usize];
         if result.is_ok() {
             if !guest.primary_flushed {
@@ -274,11 +298,20 @@ impl Mirror {
             }
         }
         let buf = guest.buf;
+        self.answer_entry(index, tag, result, buf);
+    }
+
+    /// Answer the request of this entry, with another buffer for the next one if the secondary still needs this one. If there is
+    /// none it waits.
+    pub(super) fn answer_entry(&mut self, index: u32, tag: Tag, result: Result<(), Errno>, buf: Buf) {
+        let primary = self.primary.index();
+        let entry = &self.table[index];
+        let other = entry.sides[1 - primary];
         let mut next = buf;
         if other.holds_buffer()
             && !breaks::on(Break::PayloadNotKept)
             && entry.bufs[1 - primary] == buf
-            && matches!(entry.change, Change::Write { .. })
+            && matches!(entry.change, Change::Write { .. } | Change::Rewrite)
         {
             // The secondary still needs the bytes: the kernel gets another block for the tag.
             let Some(block) = self.table[index].block.take().or_else(|| self.pool.take_block()) else {
@@ -319,6 +352,11 @@ impl Mirror {
             self.leg_is_quiet();
             return;
         }
+        if result.is_ok() && self.is_failing_over() && self.holds & HOLD_READS != 0 {
+            // The leg has failed a flush, and what it shows may be old: see `failover`.
+            self.waiting.push_back(tag);
+            return;
+        }
         if let Err(error) = result {
             self.notify(Event::LegError {
                 leg,
@@ -326,6 +364,8 @@ impl Mirror {
                 range,
                 error,
             });
+            self.read_failed(tag, error);
+            return;
         }
         self.answer(tag, result, buf);
     }
@@ -445,6 +485,6 @@ fn action_of(change: Change) -> Action {
     match change {
         Change::Write { fua } => Action::Write { fua },
         Change::Zero { unmap, .. } => Action::Zero { unmap },
-        Change::Copy => Action::Read,
+        Change::Copy | Change::Rewrite => Action::Read,
     }
 }

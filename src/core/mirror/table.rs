@@ -39,14 +39,23 @@ pub(super) enum Owner {
     Answered,
     /// A piece of a walk, by slot.
     Walk(u16),
+    /// A guest's read that the primary failed and that is served from the secondary; see `rewrite`.
+    Read(Tag),
 }
 
 /// What it does to the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    Write { fua: bool },
-    Zero { unmap: bool, fua: bool },
+    Write {
+        fua: bool,
+    },
+    Zero {
+        unmap: bool,
+        fua: bool,
+    },
     Copy,
+    /// What the secondary holds is written to the primary.
+    Rewrite,
 }
 
 #[derive(Clone, Copy, Debug)]

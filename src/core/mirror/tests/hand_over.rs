@@ -141,7 +141,13 @@ fn a_flush_that_fails_ends_it_and_the_guest_goes_on() {
         rig.write(0, 2);
         rig.end(fails, Action::Flush, Err(Errno::IO));
         assert!(given_up(&rig).is_some(), "leg {fails} fails");
-        assert!(rig.ops.iter().any(|op| op.leg == LegId::A && op.action == WRITE));
+        let primary = fails.other();
+        if primary == LegId::B {
+            // The guest is moved first.
+            rig.end_all(LegId::B);
+            rig.end_record(Ok(()));
+        }
+        assert!(rig.ops.iter().any(|op| op.leg == primary && op.action == WRITE));
     }
 }
 
@@ -203,4 +209,92 @@ fn a_leg_that_is_being_made_equal_is_flushed_too_and_what_is_copied_stays_copied
     assert!(record.clean && record.tracked);
     assert_eq!(record.legs[1].map(|leg| leg.health), Some(Health::Syncing));
     assert_eq!(handed_over(&rig), Some(true));
+}
+
+/// It is for whoever has the guest in the end.
+#[test]
+fn a_read_that_fails_while_reads_are_held_is_held_with_them() {
+    for hangs in [false, true] {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        // Its region is active.
+        rig.write(1, 0);
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        assert_eq!(rig.answer(1), Some(Ok(())));
+        read(&mut rig, 0);
+        rig.mirror.hand_over(rig.now, PAUSE).expect("nothing stands against it");
+        rig.take_effects();
+        rig.end(LegId::B, Action::Flush, Ok(()));
+        rig.end_record(Ok(()));
+        rig.end(LegId::A, Action::Read, Err(Errno::IO));
+        rig.end(LegId::B, Action::Flush, Ok(()));
+        if hangs {
+            rig.pass_time(PAUSE);
+            assert!(given_up(&rig).is_some());
+            rig.end(LegId::A, Action::Read, Err(Errno::IO));
+            rig.end(LegId::B, Action::Read, Ok(()));
+            rig.end(LegId::A, WRITE, Ok(()));
+            assert_eq!(rig.answer(0), Some(Ok(())));
+        } else {
+            rig.end(LegId::A, Action::Flush, Ok(()));
+            rig.end_record(Ok(()));
+            assert_eq!(handed_over(&rig), Some(true));
+            assert_eq!(rig.answer(0), None);
+            is_silent(&mut rig);
+        }
+    }
+}
+
+/// The lag is still being brought down; the guest does not wait.
+#[test]
+fn a_read_that_fails_before_anything_is_held_is_made_up_for() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(1, 0);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    read(&mut rig, 0);
+    rig.mirror.hand_over(rig.now, PAUSE).expect("nothing stands against it");
+    rig.take_effects();
+    rig.end(LegId::A, Action::Read, Err(Errno::IO));
+    rig.end(LegId::B, Action::Read, Ok(()));
+    rig.end_record(Ok(()));
+    rig.end_all(LegId::B);
+    assert!(rig.record.is_none(), "the rewrite is under way");
+    rig.end(LegId::A, WRITE, Ok(()));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.end_record(Ok(()));
+    assert_eq!(handed_over(&rig), Some(true));
+}
+
+/// In whatever step it is: a guest that has to be moved comes first.
+#[test]
+fn a_primary_that_fails_ends_it_and_the_guest_is_moved() {
+    for step in ["lower", "hold", "flush"] {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        rig.write(0, 1);
+        rig.mirror.hand_over(rig.now, PAUSE).expect("nothing stands against it");
+        rig.take_effects();
+        if step != "lower" {
+            rig.end_record(Ok(()));
+            rig.end_all(LegId::B);
+        }
+        if step == "flush" {
+            rig.end(LegId::A, WRITE, Ok(()));
+            rig.end_all(LegId::B);
+            rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+        } else {
+            rig.end(LegId::A, WRITE, Err(Errno::IO));
+        }
+        assert!(given_up(&rig).is_some(), "{step}");
+        rig.end_all(LegId::B);
+        if step == "lower" {
+            rig.end_record(Ok(()));
+        }
+        let record = rig.end_record(Ok(()));
+        assert_eq!((record.primary, record.clean), (LegId::B, false), "{step}");
+        assert_eq!(rig.answer(0), Some(Ok(())), "{step}");
+        assert_eq!(handed_over(&rig), None);
+    }
 }

@@ -1,5 +1,6 @@
 //! Properties of the core that want a certain order of events; everything else is the simulation's.
 
+mod failover;
 mod hand_over;
 mod owed;
 mod rig;

@@ -254,6 +254,9 @@ fn a_stop_after_a_failed_flush_of_the_primary_does_not_call_the_legs_equal() {
         let mut rig = Rig::in_sync(Protocol::Flush);
         rig.flush(0);
         rig.end(LegId::A, Action::Flush, if failed { Err(Errno::IO) } else { Ok(()) });
+        if failed {
+            rig.fail_to_fail_over();
+        }
         // Everything is in doubt, and copied.
         while !rig.ops.is_empty() {
             rig.end_all(LegId::A);

@@ -2,7 +2,7 @@
 
 use super::super::Mirror;
 use crate::core::bits::Bits;
-use crate::core::config::{Config, CopyMode, LegTraits};
+use crate::core::config::{Config, CopyMode, LegTraits, RECORD_BUDGET};
 use crate::core::effect::{Action, BlockMask, Effect, Event, LegOp, WalkId};
 use crate::core::geometry::{Geometry, Range};
 use crate::core::layout::Layout;
@@ -188,6 +188,18 @@ impl Rig {
         self.mirror.handle_record(self.now, record.number, result);
         self.take_effects();
         record
+    }
+
+    /// The guest is to be moved to the other leg, and the record that says so does not end in time; later ones do. What failed is
+    /// dirty, with both legs in sync.
+    pub fn fail_to_fail_over(&mut self) {
+        assert!(self.mirror.is_failing_over());
+        self.end_all(LegId::B);
+        self.pass_time(RECORD_BUDGET);
+        assert!(!self.mirror.is_failing_over());
+        while self.record.is_some() {
+            self.end_record(Ok(()));
+        }
     }
 
     /// Time passes, and every record that is begun meanwhile fails at once.

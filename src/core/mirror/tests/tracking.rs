@@ -200,7 +200,13 @@ fn what_a_leg_may_lose_that_is_let_go_is_dirty() {
 
 /// The disk tells a failed flush once: if no guest asked for it, the next barrier of a guest's says so.
 #[test]
-fn a_failed_flush_that_no_guest_asked_for_fails_the_next_barrier() {
+fn a_failed_flush_that_no_guest_asked_for_fails_the_next_barrier_unless_the_guest_is_moved() {
+    for moved in [false, true] {
+        fails_the_next_barrier(moved);
+    }
+}
+
+fn fails_the_next_barrier(moved: bool) {
     let mut rig = Rig::in_sync(Protocol::Flush);
     rig.write(0, 1);
     rig.end_all(LegId::A);
@@ -208,6 +214,9 @@ fn a_failed_flush_that_no_guest_asked_for_fails_the_next_barrier() {
     assert_eq!(rig.answer(0), Some(Ok(())));
     rig.pass_time(Span::from_secs(10));
     rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    if !moved {
+        rig.fail_to_fail_over();
+    }
     let settle = |rig: &mut Rig| {
         for _ in 0..8 {
             rig.end_all(LegId::A);
@@ -221,6 +230,11 @@ fn a_failed_flush_that_no_guest_asked_for_fails_the_next_barrier() {
     settle(&mut rig);
     rig.flush(1);
     settle(&mut rig);
+    if moved {
+        assert_eq!(rig.mirror.status().primary, LegId::B);
+        assert_eq!(rig.answer(1), Some(Ok(())), "it is on the new primary");
+        return;
+    }
     assert_eq!(rig.answer(1), Some(Err(Errno::IO)), "what was acknowledged may be lost");
     rig.flush(1);
     settle(&mut rig);

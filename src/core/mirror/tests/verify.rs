@@ -12,9 +12,12 @@ fn a_verify_says_nothing_of_what_a_copy_behind_it_is_to_mend() {
     rig.mirror.pause_resync(rig.now, true);
     rig.write(0, 1);
     rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.fail_to_fail_over();
+    rig.write(1, 2);
+    rig.end(LegId::A, WRITE, Ok(()));
     rig.mirror.verify(rig.now).expect("in sync");
     rig.take_effects();
-    // The verify's first piece waits for the write on the secondary; the copy is admitted meanwhile.
+    // The verify's first piece waits for a write on the secondary; the copy is admitted meanwhile.
     rig.mirror.pause_resync(rig.now, false);
     rig.take_effects();
     assert_eq!(rig.mirror.status().dirty_bytes, 0, "the copy has taken the bit");
@@ -32,7 +35,7 @@ fn a_verify_reports_a_block_beside_one_that_is_being_mended() {
     rig.mirror.pause_resync(rig.now, true);
     rig.write(0, 1);
     rig.end(LegId::A, WRITE, Err(Errno::IO));
-    rig.end(LegId::B, WRITE, Ok(()));
+    rig.fail_to_fail_over();
     rig.mirror.verify(rig.now).expect("in sync");
     rig.take_effects();
     rig.end_read(LegId::A, 0);

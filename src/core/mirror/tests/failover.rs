@@ -1,0 +1,441 @@
+use super::rig::{GRAIN, NO_SPACE, Rig, WRITE};
+use crate::core::config::{CopyMode, LegTraits, RECORD_BUDGET};
+use crate::core::effect::{Action, Event};
+use crate::core::geometry::Range;
+use crate::core::leg::{Health, LegId};
+use crate::core::record::{Protocol, Record};
+use crate::core::request::{Errno, Operation};
+use crate::core::time::Span;
+
+const FUA: Action = Action::Write { fua: true };
+
+fn write_fua(rig: &mut Rig, tag: u16, grain: u64) {
+    rig.ask(tag, Operation::Write { fua: true }, Range::new(grain * GRAIN, GRAIN));
+}
+
+fn read(rig: &mut Rig, tag: u16, grain: u64) {
+    rig.ask(tag, Operation::Read, Range::new(grain * GRAIN, GRAIN));
+}
+
+/// The record of a failover from `a` to `b`.
+fn is_failover(record: &Record) -> bool {
+    record.primary == LegId::B && record.legs[0].map(|leg| leg.health) == Some(Health::Failed)
+}
+
+fn has_failed_over(rig: &Rig) -> bool {
+    rig.events.iter().any(|event| matches!(event, Event::FailedOver { .. }))
+}
+
+#[test]
+fn a_write_that_the_primary_fails_is_answered_by_the_secondary_once_the_demotion_is_durable() {
+    for protocol in [Protocol::Sync, Protocol::Flush, Protocol::Async] {
+        let mut rig = Rig::in_sync(protocol);
+        rig.write(0, 1);
+        rig.write(1, 2);
+        rig.end(LegId::A, WRITE, Err(Errno::IO));
+        rig.end(LegId::A, WRITE, Ok(()));
+        rig.write(2, 3);
+        assert!(!rig.ops.iter().any(|op| op.leg == LegId::A), "new mutations are held");
+        rig.end(LegId::B, WRITE, Ok(()));
+        assert!(rig.record.is_none(), "a payload is pending");
+        rig.end(LegId::B, WRITE, Ok(()));
+        assert!(rig.record.is_none(), "the secondary is not flushed");
+        rig.end(LegId::B, Action::Flush, Ok(()));
+        assert_eq!((rig.answer(0), rig.answer(1)), (None, Some(Ok(()))));
+        assert!(is_failover(&rig.end_record(Ok(()))));
+        assert_eq!(rig.answer(0), Some(Ok(())));
+        assert!(has_failed_over(&rig));
+        rig.end(LegId::B, WRITE, Ok(()));
+        assert_eq!(rig.answer(2), Some(Ok(())), "what was held goes on");
+        let status = rig.mirror.status();
+        assert_eq!(status.primary, LegId::B);
+        assert_eq!(status.source_generation, 3);
+        assert!(
+            status.dirty_bytes >= 2 * GRAIN,
+            "the old primary lacks what it failed and what came since"
+        );
+    }
+}
+
+#[test]
+fn the_error_is_the_guests_if_the_secondary_has_not_got_everything() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Ok(()));
+    rig.end(LegId::B, WRITE, Err(Errno::IO));
+    rig.end_record(Ok(()));
+    rig.write(0, 1);
+    let _ = rig.answer(0);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.mirror.detach(rig.now, LegId::B).expect("in sync");
+    rig.take_effects();
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)), "it is being detached");
+}
+
+#[test]
+fn a_secondary_that_fails_on_the_way_leaves_the_guest_where_it_was() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(0), None);
+    rig.end(LegId::B, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+    let record = rig.end_record(Ok(()));
+    assert_eq!(record.primary, LegId::A);
+    assert_eq!(
+        record.legs.map(|leg| leg.map(|leg| leg.health)),
+        [Some(Health::InSync), Some(Health::Failed)]
+    );
+    rig.write(1, 3);
+    rig.end(LegId::A, WRITE, Ok(()));
+    assert_eq!(rig.answer(1), Some(Ok(())));
+}
+
+#[test]
+fn a_record_that_cannot_be_written_fails_the_request_within_its_budget_and_binds_both_legs() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.end(LegId::B, WRITE, Ok(()));
+    rig.end(LegId::B, Action::Flush, Ok(()));
+    assert!(is_failover(rig.record.as_ref().expect("it is begun")));
+    rig.pass_failing_records(Span(RECORD_BUDGET.0 - 1_000_000));
+    assert_eq!(rig.answer(0), None);
+    rig.pass_failing_records(Span::from_millis(1));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+    assert_eq!(rig.mirror.status().primary, LegId::A);
+    rig.write(1, 9);
+    rig.end(LegId::A, WRITE, Ok(()));
+    assert_eq!(rig.answer(1), None, "the record may have made the other leg primary");
+    rig.end(LegId::B, WRITE, Ok(()));
+    assert_eq!(rig.answer(1), Some(Ok(())));
+}
+
+#[test]
+fn a_record_that_fails_at_first_is_written_again() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.end(LegId::B, WRITE, Ok(()));
+    rig.end(LegId::B, Action::Flush, Ok(()));
+    rig.end_record(Err(NO_SPACE));
+    rig.pass_time(Span::from_secs(1));
+    assert_eq!(rig.answer(0), None);
+    assert!(is_failover(&rig.end_record(Ok(()))));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+}
+
+#[test]
+fn a_barrier_that_the_primary_cannot_keep_is_the_secondarys() {
+    for protocol in [Protocol::Sync, Protocol::Flush, Protocol::Async] {
+        let mut rig = Rig::in_sync(protocol);
+        rig.write(0, 1);
+        rig.end(LegId::A, WRITE, Ok(()));
+        rig.end(LegId::B, WRITE, Ok(()));
+        let _ = rig.answer(0);
+        rig.flush(1);
+        rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+        rig.end_all(LegId::B);
+        assert_eq!(rig.answer(1), None);
+        assert!(is_failover(&rig.end_record(Ok(()))));
+        assert_eq!(rig.answer(1), Some(Ok(())));
+        assert!(
+            rig.mirror.status().dirty_bytes >= GRAIN,
+            "what the old primary may have lost"
+        );
+    }
+}
+
+#[test]
+fn a_zeroing_with_fua_that_the_primary_fails_is_the_secondarys() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    let zero = Operation::WriteZeroes {
+        unmap: false,
+        fua: true,
+    };
+    rig.ask(0, zero, Range::new(0, GRAIN));
+    rig.end(LegId::A, Action::Zero { unmap: false }, Err(Errno::IO));
+    rig.end_all(LegId::B);
+    rig.end_record(Ok(()));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+}
+
+#[test]
+fn a_switch_in_progress_is_given_up_for_it() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    write_fua(&mut rig, 0, 1);
+    rig.mirror.switch(rig.now, None).expect("in sync");
+    rig.take_effects();
+    rig.end(LegId::A, FUA, Err(Errno::IO));
+    assert!(matches!(
+        rig.events[..],
+        [Event::LegError { .. }, Event::SwitchGivenUp { .. }] | [Event::SwitchGivenUp { .. }, ..]
+    ));
+    rig.end_all(LegId::B);
+    assert!(is_failover(&rig.end_record(Ok(()))));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+}
+
+#[test]
+fn a_stop_goes_on_behind_it_and_is_clean() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.mirror.stop(rig.now).expect("nothing else is under way");
+    rig.take_effects();
+    rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    rig.end_all(LegId::B);
+    assert!(is_failover(&rig.end_record(Ok(()))));
+    rig.end_all(LegId::B);
+    let record = rig.end_record(Ok(()));
+    assert!(record.clean && record.primary == LegId::B);
+    assert_eq!(rig.events.last(), Some(&Event::Stopped { clean: true }));
+}
+
+#[test]
+fn a_leg_that_failed_as_primary_can_be_taken_back() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.end_all(LegId::B);
+    rig.end_record(Ok(()));
+    let traits = LegTraits { punches: true };
+    rig.mirror
+        .attach(rig.now, LegId::A, traits, CopyMode::Dirty)
+        .expect("it is a leg that failed");
+    rig.take_effects();
+    while rig.record.is_some() || !rig.ops.is_empty() || !rig.compares.is_empty() {
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        (0..rig.compares.len()).for_each(|_| rig.compared(&[0]));
+        if rig.record.is_some() {
+            rig.end_record(Ok(()));
+        }
+    }
+    let status = rig.mirror.status();
+    assert!(status.counting && status.dirty_bytes == 0);
+}
+
+#[test]
+fn a_read_that_the_primary_fails_is_served_by_the_secondary_and_rewritten() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    // Its region is active.
+    rig.write(1, 1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    read(&mut rig, 0, 1);
+    rig.end(LegId::A, Action::Read, Err(Errno::IO));
+    rig.end(LegId::B, Action::Read, Ok(()));
+    assert_eq!(rig.answer(0), None, "the next read must show the same");
+    rig.end(LegId::A, WRITE, Ok(()));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+    assert!(rig.events.contains(&Event::Rewritten(Range::new(GRAIN, GRAIN))));
+}
+
+#[test]
+fn a_newer_write_is_not_replaced_by_a_rewrite_and_an_older_one_is_in_it() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(1, 1);
+    read(&mut rig, 0, 1);
+    rig.end(LegId::A, Action::Read, Err(Errno::IO));
+    assert!(
+        !rig.ops.iter().any(|op| op.action == Action::Read),
+        "the older write has not landed"
+    );
+    rig.write(2, 1);
+    rig.end(LegId::B, WRITE, Ok(()));
+    rig.end(LegId::B, Action::Read, Ok(()));
+    let on_primary = |rig: &Rig| rig.ops.iter().filter(|op| op.leg == LegId::A).count();
+    assert_eq!(on_primary(&rig), 1, "the older write is not there yet");
+    rig.end(LegId::A, WRITE, Ok(()));
+    assert_eq!(on_primary(&rig), 1, "the rewrite, and the newer write behind it");
+    rig.end(LegId::A, WRITE, Ok(()));
+    assert_eq!((rig.answer(0), rig.answer(2)), (Some(Ok(())), None));
+    rig.end(LegId::A, WRITE, Ok(()));
+    assert_eq!(rig.answer(2), Some(Ok(())));
+}
+
+#[test]
+fn a_rewrite_that_fails_moves_the_guest_and_the_read_is_asked_again() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(1, 1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    read(&mut rig, 0, 1);
+    rig.end(LegId::A, Action::Read, Err(Errno::IO));
+    rig.end(LegId::B, Action::Read, Ok(()));
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.end_all(LegId::B);
+    assert!(is_failover(&rig.end_record(Ok(()))));
+    assert_eq!(rig.answer(0), None);
+    rig.end(LegId::B, Action::Read, Ok(()));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+}
+
+#[test]
+fn a_read_that_neither_leg_can_serve_fails_and_one_that_hangs_keeps_its_buffer() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(1, 1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    read(&mut rig, 0, 1);
+    rig.end(LegId::A, Action::Read, Err(Errno::IO));
+    rig.end(LegId::B, Action::Read, Err(Errno::IO));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+
+    read(&mut rig, 0, 1);
+    rig.end(LegId::A, Action::Read, Err(Errno::IO));
+    let hangs = rig.ops[0];
+    assert_eq!((hangs.leg, hangs.action), (LegId::B, Action::Read));
+    rig.pass_time(Span::from_secs(21));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+    read(&mut rig, 0, 1);
+    let again = rig
+        .ops
+        .iter()
+        .find(|op| op.leg == LegId::A && op.action == Action::Read);
+    assert_ne!(
+        again.expect("it is asked").buf,
+        hangs.buf,
+        "the secondary may still write there"
+    );
+}
+
+/// The guest is told nothing of that flush: what the disk goes back to must not show.
+#[test]
+fn after_a_failed_flush_no_read_of_the_old_primary_is_answered() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    assert_eq!(rig.answer(0), Some(Ok(())));
+    read(&mut rig, 2, 1);
+    rig.flush(1);
+    rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    read(&mut rig, 3, 1);
+    rig.end(LegId::A, Action::Read, Ok(()));
+    assert!(!rig.ops.iter().any(|op| op.action == Action::Read), "{:?}", rig.ops);
+    rig.end_all(LegId::B);
+    assert_eq!(rig.answers, []);
+    rig.end_record(Ok(()));
+    assert_eq!(rig.answer(1), Some(Ok(())));
+    for _ in 0..2 {
+        rig.end(LegId::B, Action::Read, Ok(()));
+    }
+    assert_eq!((rig.answer(2), rig.answer(3)), (Some(Ok(())), Some(Ok(()))));
+}
+
+#[test]
+fn reads_that_were_held_go_on_at_the_old_primary_if_the_guest_stays() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end_all(LegId::A);
+    rig.flush(1);
+    rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    read(&mut rig, 3, 1);
+    rig.end(LegId::B, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(1), Some(Err(Errno::IO)));
+    rig.end(LegId::A, Action::Read, Ok(()));
+    assert_eq!(rig.answer(3), Some(Ok(())));
+}
+
+/// It may show what it never made durable, and its flushes succeed again.
+#[test]
+fn a_switch_after_a_failed_flush_has_what_was_lost_written_again() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    // The flush that fails is not the first: only this grain is in doubt.
+    rig.flush(1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.write(0, 1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.flush(1);
+    rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    rig.fail_to_fail_over();
+    let settle = |rig: &mut Rig| {
+        while rig.record.is_some() || !rig.ops.is_empty() {
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+            if rig.record.is_some() {
+                rig.end_record(Ok(()));
+            }
+        }
+    };
+    settle(&mut rig);
+    assert_eq!(rig.mirror.status().dirty_bytes, 0);
+
+    rig.mirror.switch(rig.now, None).expect("in sync");
+    rig.take_effects();
+    while !rig.ops.is_empty() {
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+    }
+    let record = rig.end_record(Ok(()));
+    assert_eq!(record.primary, LegId::B);
+    assert_eq!(record.legs[0].map(|leg| leg.health), Some(Health::Syncing));
+    assert!(rig.events.iter().any(|event| matches!(event, Event::Switched { .. })));
+    assert_eq!(rig.mirror.status().dirty_bytes, GRAIN);
+    rig.pass_time(Span::from_millis(1));
+    rig.end(LegId::B, Action::Read, Ok(()));
+    assert!(rig.compares.is_empty(), "what it shows proves nothing");
+    rig.end(LegId::A, WRITE, Ok(()));
+    rig.end(LegId::A, Action::Flush, Ok(()));
+    let record = rig.end_record(Ok(()));
+    assert_eq!(record.legs[0].map(|leg| leg.health), Some(Health::InSync));
+    rig.flush(1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+
+    // Once: from here on it is as good as it was.
+    settle(&mut rig);
+    for to in LegId::ALL {
+        rig.mirror.switch(rig.now, None).expect("in sync");
+        rig.take_effects();
+        settle(&mut rig);
+        let status = rig.mirror.status();
+        assert!(status.primary == to && status.counting && status.dirty_bytes == 0);
+    }
+}
+
+/// Each error would hold the guest for the record's budget.
+#[test]
+fn while_no_record_can_be_written_the_guest_is_told_at_once() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.end(LegId::B, WRITE, Ok(()));
+    rig.end(LegId::B, Action::Flush, Ok(()));
+    rig.pass_failing_records(RECORD_BUDGET);
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+    // What failed is mended.
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    assert_eq!(rig.mirror.status().dirty_bytes, 0);
+
+    read(&mut rig, 1, 1);
+    rig.end(LegId::A, Action::Read, Err(Errno::IO));
+    rig.end(LegId::B, Action::Read, Ok(()));
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(1), Some(Ok(())), "what was read is right");
+    rig.write(0, 2);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+    assert!(!rig.mirror.is_failing_over());
+
+    rig.pass_failing_records(Span::from_secs(1));
+    while rig.record.is_some() || !rig.ops.is_empty() {
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        if rig.record.is_some() {
+            rig.end_record(Ok(()));
+        }
+        rig.pass_time(Span::from_secs(1));
+    }
+    rig.write(0, 3);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    assert!(rig.mirror.is_failing_over(), "records can be written again");
+}
