@@ -122,7 +122,7 @@ impl World {
         let timer = self
             .mirror
             .next_timeout()
-            .map(|due| due.0.max(self.now.0) + self.plan.timer_lateness.0);
+            .map(|due| (due.0 + self.plan.timer_lateness.0).max(self.now.0));
         match (timer, next) {
             (None, None) => return Ok(false),
             (Some(due), next) if next.is_none_or(|next| due <= next) => {
