@@ -132,6 +132,12 @@ impl Mirror {
                 entry.change,
                 Change::Write { fua: true } | Change::Zero { fua: true, .. }
             );
+            // It completed before: what failed is the flush behind it.
+            if let (Change::Zero { .. }, true, Owner::Guest(tag)) = (entry.change, fua, entry.owner)
+                && self.guests[tag.0 as usize].primary_flushed
+            {
+                continue;
+            }
             let generation = self.counters.complete(false);
             if fua {
                 self.counters.requested = self.counters.requested.max(generation);

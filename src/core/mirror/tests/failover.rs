@@ -153,16 +153,26 @@ fn a_barrier_that_the_primary_cannot_keep_is_the_secondarys() {
 
 #[test]
 fn a_zeroing_with_fua_that_the_primary_fails_is_the_secondarys() {
-    let mut rig = Rig::in_sync(Protocol::Flush);
+    let before = Rig::in_sync(Protocol::Flush).mirror.status().source_generation;
     let zero = Operation::WriteZeroes {
         unmap: false,
         fua: true,
     };
-    rig.ask(0, zero, Range::new(0, GRAIN));
-    rig.end(LegId::A, Action::Zero { unmap: false }, Err(Errno::IO));
-    rig.end_all(LegId::B);
-    rig.end_record(Ok(()));
-    assert_eq!(rig.answer(0), Some(Ok(())));
+    for flush_fails in [false, true] {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        rig.ask(0, zero, Range::new(0, GRAIN));
+        if flush_fails {
+            rig.end(LegId::A, Action::Zero { unmap: false }, Ok(()));
+            rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+        } else {
+            rig.end(LegId::A, Action::Zero { unmap: false }, Err(Errno::IO));
+        }
+        rig.end_all(LegId::B);
+        assert_eq!(rig.answer(0), None);
+        rig.end_record(Ok(()));
+        assert_eq!(rig.answer(0), Some(Ok(())));
+        assert_eq!(rig.mirror.status().source_generation, before + 1, "it is one write");
+    }
 }
 
 #[test]
