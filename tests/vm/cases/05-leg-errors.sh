@@ -123,60 +123,147 @@ secondary_read_error() {
     remove
 }
 
-property primary_read_error 60 'a read error of the primary goes to the guest, and nothing else changes'
-primary_read_error() {
+# The leg that failed as primary is healed and taken back, and the legs become equal.
+first_comes_back() {
+    dm_becomes first "$A" well
+    tw detach "$NAME" a > /dev/null
+    attach "$FIRST"
+    in_sync
+    settled
+    equal_legs "$FIRST" "$SECOND"
+}
+
+# The guest was moved to the second leg, durably, and has seen nothing of it.
+moved() {
+    reaches '.legs[] | select(.id == "b").role == "primary"'
+    equals "$(health a)" failed
+    equals "$(health b)" in-sync
+    holds '.io.errors == 0 and .state == "degraded"'
+    # Durably: what the record says when the daemon is killed.
+    recorded a failed
+    record_says '.legs[] | select(.id == "b").role == "primary"'
+}
+
+property primary_read_error_once 60 'a read that the primary fails is served by the secondary, and the bad block written anew'
+primary_read_error_once() {
     mapped_mirror
     fill "$DEV" 2 4
     settled
-    dm_becomes first "$A" failing
-    ! dd if="$DEV" of=/dev/null bs=64k count=1 iflag=direct status=none || fail "read from a leg that cannot be read"
+    local want; want=$(dd if="$DEV" bs=64k count=1 skip=64 iflag=direct status=none | b3sum --no-names)
+    # The secondary alone knows what is to be there.
+    dd if=/dev/zero of="$A" bs=64k count=1 seek=64 oflag=direct conv=notrunc status=none
+    dm_becomes first "$A" failing_reads
+    equals "$(dd if="$DEV" bs=64k count=1 skip=64 iflag=direct status=none | b3sum --no-names)" "$want" "what was read"
+    holds '.io.errors == 0 and .state == "mirrored"'
+    is_primary a
     dm_becomes first "$A" well
-    dd if="$DEV" of=/dev/null bs=1M iflag=direct status=none
-    holds '.io.errors > 0'
-    [ "$(health b)" != failed ] || again
+    equals "$(dd if="$DEV" bs=64k count=1 skip=64 iflag=direct status=none | b3sum --no-names)" "$want" "what the primary has now"
     settled
     equal_legs "$FIRST" "$SECOND"
     remove
 }
 
-property primary_write_error 90 'a write error of the primary goes to the guest, the range is dirty, and after healing the legs become equal, in each protocol'
-primary_write_error() {
+property primary_gone 90 'a primary that fails everything for ever: the guest goes on at the secondary, which is primary'
+primary_gone() {
+    mapped_mirror
+    load writes --fsync=8
+    dm_becomes first "$A" failing
+    moved
+    load_ends
+    holds '.io.errors == 0'
+    first_comes_back
+    exits 0 twinblk switch "$NAME"
+    is_primary a
+    equal_legs "$FIRST" "$SECOND"
+    remove
+}
+
+property primary_write_errors 180 'a primary that fails writes for ever: nothing of it reaches the guest, the secondary is primary, durably, in each protocol'
+primary_write_errors() {
     local protocol
     mapped_mirror
-    tw resync "$NAME" pause > /dev/null
     for protocol in sync flush async; do
         tw set "$NAME" protocol $protocol > /dev/null
+        load writes --fsync=8
         dm_becomes first "$A" failing_writes
-        ! dd if=/dev/urandom of="$DEV" bs=64k count=4 seek=100 oflag=direct status=none || fail "a write that the primary refused was acknowledged"
-        holds '.dirty_bytes >= 65536'
-        dm_becomes first "$A" well
-        tw resync "$NAME" resume > /dev/null
-        [ "$(health b)" != failed ] || again
+        moved
+        load_ends
+        holds '.io.errors == 0'
+        first_comes_back
+        tw switch "$NAME" > /dev/null
         settled
-        equal_legs "$FIRST" "$SECOND"
-        tw resync "$NAME" pause > /dev/null
     done
     remove
 }
 
-property primary_flush_error 60 'a failed flush of the primary fails the barrier, everything since the last good one is dirty, and the legs become equal'
+property primary_flush_error 90 'a flush that the primary fails is acknowledged by the secondary once that is primary, durably'
 primary_flush_error() {
     mapped_mirror
     fill "$DEV" 2 4
     sync_device
-    settled
-    tw resync "$NAME" pause > /dev/null
     fill "$DEV" 2 8
+    settled
     dm_becomes first "$A" failing_writes
+    sync_device
+    # Without waiting: the acknowledgement came after the record.
+    record_says '.legs[] | select(.id == "b").role == "primary"'
+    recorded a failed
+    moved
+    first_comes_back
+    remove
+}
+
+property moved_guest_outlives_the_daemon 90 'killed after the guest was moved, the device is taken over with the new primary'
+moved_guest_outlives_the_daemon() {
+    mapped_mirror
+    load writes --fsync=8
+    dm_becomes first "$A" failing_writes
+    moved
+    kill_daemon
+    tw start "$NAME" > /dev/null
+    is_primary b
+    equals "$(health a)" failed
+    load_ends
+    first_comes_back
+    remove
+}
+
+property primary_error_while_copying 90 'while the secondary has not got everything, an error of the primary goes to the guest, and roles stay'
+primary_error_while_copying() {
+    mapped_mirror
+    tw resync "$NAME" pause > /dev/null
+    # What the secondary misses: it was away.
+    tw detach "$NAME" b > /dev/null
+    fill "$DEV" 2 8
+    attach "$SECOND"
+    dm_becomes first "$A" failing_writes
+    ! dd if=/dev/urandom of="$DEV" bs=64k count=4 seek=100 oflag=direct status=none || fail "a write that the primary refused was acknowledged"
     ! sync_device || fail "a barrier that the primary refused was acknowledged"
-    local dirty; dirty=$(field .dirty_bytes)
-    [ "$dirty" -ge $((2 * MIB)) ] || fail "$dirty bytes are dirty instead of 2 MiB"
+    holds '.dirty_bytes >= 65536'
+    is_primary a
     dm_becomes first "$A" well
     tw resync "$NAME" resume > /dev/null
     [ "$(health b)" != failed ] || again
+    in_sync
     settled
     sync_device
     equal_legs "$FIRST" "$SECOND"
+    remove
+}
+
+property single_leg_errors 60 'with one leg its errors are the guest'"'"'s'
+single_leg_errors() {
+    FIRST=$(dm first "$A")
+    defer dm_gone first
+    create "$FIRST"
+    fill "$DEV" 2 4
+    dm_becomes first "$A" failing
+    ! dd if="$DEV" of=/dev/null bs=64k count=1 iflag=direct status=none || fail "read from a leg that cannot be read"
+    ! dd if=/dev/urandom of="$DEV" bs=64k count=1 oflag=direct status=none || fail "wrote to a leg that cannot be written"
+    dm_becomes first "$A" well
+    dd if="$DEV" of=/dev/null bs=1M iflag=direct status=none
+    holds '.io.errors > 0'
+    is_primary a
     remove
 }
 

@@ -1,15 +1,6 @@
 # The daemon dies. Its guest waits, and the next daemon takes the device over.
 # shellcheck shell=bash
 
-kill_daemon() {
-    local pid
-    pid=$(field .daemon.pid)
-    kill -KILL "$pid"
-    # Its lock and claims go with it; with nothing in flight on a leg that is at once.
-    local end=$((SECONDS + 30))
-    while [ -e "/proc/$pid" ]; do [ $SECONDS -lt $end ] || fail "the killed daemon is still there"; sleep 0.05; done
-}
-
 property taken_over_under_load 150 'killed under a verified load again and again: the guest sees no error, start gives the same number, and what was flushed is there'
 taken_over_under_load() {
     local round

@@ -173,6 +173,8 @@ dm_becomes() {
         well) table="0 $sectors linear $2 0" ;;
         failing) table="0 $sectors error" ;;
         # Up for 0 s, down for ever: writes and flushes fail, reads succeed.
+        # Reads fail, writes and flushes succeed.
+        failing_reads) table="0 $sectors flakey $2 0 0 1000000 1 error_reads" ;;
         failing_writes) table="0 $sectors flakey $2 0 0 1000000 1 error_writes" ;;
         slow_writes) table="0 $sectors delay $2 0 0 $2 0 ${4:-3000}" ;;
         *) fail "no such table: $3" ;;
@@ -199,6 +201,15 @@ ends() {
 
 still_runs() { kill -0 "$1" 2> /dev/null || fail "${2:-process $1} has ended"; }
 
+kill_daemon() {
+    local pid
+    pid=$(field .daemon.pid)
+    kill -KILL "$pid"
+    # Its lock and claims go with it; with nothing in flight on a leg that is at once.
+    local end=$((SECONDS + 30))
+    while [ -e "/proc/$pid" ]; do [ $SECONDS -lt $end ] || fail "the killed daemon is still there"; sleep 0.05; done
+}
+
 # health LEG
 health() { field ".legs[] | select(.id == \"$1\").health"; }
 becomes() { reaches ".legs[] | select(.id == \"$1\") | .health == \"$2\"" "${3:-$PATIENCE}"; }
@@ -213,6 +224,9 @@ record_says() {
     twinblk --state-dir "$PWD/copy" --run-dir "$PWD/nobody" status "$NAME" --json > copy/status
     jq -e "$1" copy/status > /dev/null || fail "not recorded: $1 in $(< copy/status)"
 }
+
+# Which leg is the primary.
+is_primary() { holds ".legs[] | select(.id == \"$1\").role == \"primary\""; }
 
 # recorded LEG HEALTH
 recorded() { record_says ".legs[] | select(.id == \"$1\") | .health == \"$2\""; }
