@@ -53,7 +53,7 @@ fn a_seed_replays_exactly() {
 /// Each of these failed with an earlier core; the comment says what was seen, not why.
 #[test]
 fn seeds_that_failed_once_pass() {
-    const FAILED_ONCE: [u64; 33] = [
+    const FAILED_ONCE: [u64; 37] = [
         // A FUA write was acknowledged and not durable on a leg that a possible record calls for.
         252, 999, 2034, 8195, //
         // A write was acknowledged and not shown by such a leg.
@@ -69,7 +69,7 @@ fn seeds_that_failed_once_pass() {
         // An operation was submitted under an id in flight.
         1699, //
         // Requests were not answered.
-        1706, 1935, 2618, 3414, 343, //
+        1706, 1935, 2618, 3414, 343, 2034795, //
         // A write failed when records could be written again.
         272823, //
         // A stop did not end, or something came after it.
@@ -79,7 +79,9 @@ fn seeds_that_failed_once_pass() {
         // After a kill a secondary recorded as in sync held somebody else's data.
         6494, //
         // After a kill or a cut the legs differed where a start would not have compared them.
-        375, 480, 649, 904, 1132, 15517, //
+        375, 480, 649, 904, 1132, 15517, 2012179, 2022888, //
+        // Timers fired without end.
+        5000643, //
         // A read failed that the secondary could have served.
         2021, //
         // After a cut the secondary showed a write and lacked one that a flush had put before it.
