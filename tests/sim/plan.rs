@@ -88,6 +88,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Both legs of a mirror fail again and again, whichever is primary, and roles are exchanged as often.
+    pub fn of_errors(seed: u64) -> Plan {
+        let plan = Plan::new(seed);
+        Plan {
+            faults: Faults::Errors,
+            lasting: Lasting::None,
+            admin: Admin::Switching,
+            begins_mirrored: true,
+            requests: 4 * plan.requests,
+            ..plan
+        }
+    }
+
     pub fn new(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed);
         let block: u32 = rng.pick(&[512, 512, 4096]);

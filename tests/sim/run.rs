@@ -31,9 +31,14 @@ fn quiet_panics() {
 
 /// One world; an error says what did not hold.
 pub fn seed(seed: u64, trace: bool) -> Result<Stats, String> {
+    plan(Plan::new(seed), trace)
+}
+
+/// The world of this plan; an error says what did not hold.
+pub fn plan(plan: Plan, trace: bool) -> Result<Stats, String> {
     quiet_panics();
     QUIET.set(!trace);
-    let result = catch_unwind(AssertUnwindSafe(|| life::run(Plan::new(seed), trace)));
+    let result = catch_unwind(AssertUnwindSafe(|| life::run(plan, trace)));
     QUIET.set(false);
     match result {
         Ok(result) => result,

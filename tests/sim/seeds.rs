@@ -1,6 +1,8 @@
 //! The seeds that every test run goes through.
 
+use crate::plan::Plan;
 use crate::run;
+use crate::stats::Stats;
 
 /// Seeds of an ordinary test run.
 const SEEDS: std::ops::Range<u64> = 0..5_000;
@@ -26,6 +28,29 @@ fn every_seed_keeps_every_promise() {
         // Worlds of their own: see `hand_over`.
         let elsewhere = ["hand_overs", "hand_overs_given_up", "hand_overs_unclean"];
         assert_eq!(stats.missing(), elsewhere, "these never happened in all the worlds");
+    }
+}
+
+/// Worlds in which little else goes wrong than that legs fail: `TWINBLK_SIM_ERRORS` is FROM..TO.
+#[test]
+fn legs_that_fail_again_and_again_lose_nothing() {
+    let (from, to) = match std::env::var("TWINBLK_SIM_ERRORS") {
+        Ok(text) => {
+            let (from, to) = text.split_once("..").expect("TWINBLK_SIM_ERRORS is FROM..TO");
+            (from.parse().expect("a number"), to.parse().expect("a number"))
+        }
+        Err(_) => (0, 300),
+    };
+    let mut total = Stats::default();
+    for seed in from..to {
+        match run::plan(Plan::of_errors(seed), to - from == 1) {
+            Ok(stats) => total.add(&stats),
+            Err(what) => panic!("{what}; replay: TWINBLK_SIM_ERRORS={seed}..{}", seed + 1),
+        }
+    }
+    println!("{total:#?}");
+    if to - from >= 300 {
+        assert!(total.failovers > 100 && total.rewrites > 100 && total.switches > 1_000);
     }
 }
 
