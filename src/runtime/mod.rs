@@ -10,6 +10,7 @@ mod medium;
 pub mod port;
 mod region_file;
 pub mod residence;
+pub mod retired;
 pub mod shard;
 pub mod signature_table;
 mod slots;

@@ -108,7 +108,8 @@ const FOOTPRINTS: usize = CATCH_UP + 8;
 const FOOTPRINT: usize = 32;
 const RESERVED: usize = FOOTPRINTS + 2 * FOOTPRINT;
 const IDENTITIES: usize = 512;
-const IDENTITY: usize = 1728;
+/// Bytes of an identity.
+pub(super) const IDENTITY: usize = 1728;
 const TAIL: usize = IDENTITIES + 2 * IDENTITY;
 
 // Within an identity.
@@ -511,7 +512,7 @@ fn take_footprint(table: Verified<'_>, at: usize) -> Result<Option<Footprint>, F
     Ok(Some(footprint))
 }
 
-fn put_identity(draft: &mut Draft, at: usize, identity: &LegIdentity) {
+pub(super) fn put_identity(draft: &mut Draft, at: usize, identity: &LegIdentity) {
     let kind = match identity.kind {
         LegKind::Block => 1,
         LegKind::File => 2,
@@ -531,7 +532,7 @@ fn put_identity(draft: &mut Draft, at: usize, identity: &LegIdentity) {
     put_text(draft, at + CANONICAL, &identity.canonical);
 }
 
-fn take_identity(table: Verified<'_>, at: usize) -> Result<Option<LegIdentity>, Flaw> {
+pub(super) fn take_identity(table: Verified<'_>, at: usize) -> Result<Option<LegIdentity>, Flaw> {
     let kind = match table.u8(at + KIND_OF_LEG) {
         0 => {
             table.zero(at, IDENTITY)?;

@@ -3,6 +3,7 @@
 
 mod dirty;
 mod regions;
+mod retired;
 mod signatures;
 
 use std::fmt::Write;

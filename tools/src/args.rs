@@ -49,7 +49,7 @@ pub enum Command {
     Switch(Switch),
     /// Stop mirroring to a leg, drained and flushed
     Detach(Detach),
-    /// Put back what `detach --retire` saved (not available in this version)
+    /// Put back what `detach --retire` saved and wiped
     Unretire(Leg),
     /// Read both legs, compare, report every differing range
     Verify(Verify),
@@ -156,7 +156,7 @@ pub struct Leg {
 pub struct Detach {
     #[command(flatten)]
     pub leg: Leg,
-    /// Save and wipe what identifies the disk's content (not available in this version)
+    /// Save and wipe what says what the disk holds, so that nobody takes it for the one in use
     #[arg(long)]
     pub retire: bool,
 }

@@ -358,8 +358,6 @@ fn what_comes_with_a_later_version_says_so() {
         "verify vm1 --repair",
         "verify vm1 --repair-from a",
         "attach vm1 /dev/null --seeded",
-        "detach vm1 b --retire",
-        "unretire vm1 b",
         "start vm1 --accept-stale",
     ] {
         host.tool(line).code(1).says("not available in this version");
@@ -779,6 +777,95 @@ fn a_leg_that_comes_back_needs_not_be_blank() {
     host.tool(&format!("attach vm1 {} --unchanged", host.disk("c").display()))
         .code(3)
         .says("no leg of vm1");
+}
+
+/// A device with a detached leg b that holds something at both ends, and what that is.
+fn detached(host: &Host) -> (Superblock, Vec<u8>) {
+    let mut image = vec![0; SIZE as usize];
+    for (at, text) in [
+        (3, "a boot record"),
+        (512, "EFI PART"),
+        (SIZE as usize - 512, "EFI PART"),
+    ] {
+        image[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    // What lies between is nobody's label.
+    image[SIZE as usize / 2] = 1;
+    fs::write(host.disk("b"), &image).unwrap();
+    (host.superblock(Some((Health::Behind, false)), true), image)
+}
+
+#[test]
+fn a_retired_disk_shows_nothing_and_is_put_back_byte_for_byte() {
+    let host = Host::new();
+    let (superblock, image) = detached(&host);
+    host.recorded(&superblock);
+    let content = || fs::read(host.disk("b")).unwrap();
+    let retired = host.tool("detach vm1 b --retire --json").code(0).json();
+    let path = host.disk("b");
+    let places = json!([{"offset":0,"length":1 << 20},{"offset":SIZE - (1 << 20),"length":1 << 20}]);
+    assert_eq!(retired, json!({"leg":"b","path":path,"retired":places}));
+    let mut wiped = vec![0; SIZE as usize];
+    wiped[SIZE as usize / 2] = 1;
+    assert!(content() == wiped);
+    // What the state directory alone has is not forgotten by the way.
+    host.tool("remove vm1").code(3).says("unretire vm1");
+    // Again: nothing left to do.
+    host.tool("detach vm1 b --retire").code(0);
+    assert!(content() == wiped);
+    let restored = host.tool("unretire vm1 b --json").code(0).json();
+    assert_eq!(restored, json!({"leg":"b","path":path,"restored":places}));
+    assert!(content() == image);
+    host.tool("unretire vm1 b").code(5).says("no retired disk");
+    host.tool("remove vm1").code(0);
+}
+
+#[test]
+fn a_retired_disk_that_somebody_wrote_to_is_left_as_it_is() {
+    let host = Host::new();
+    let (superblock, _) = detached(&host);
+    host.recorded(&superblock);
+    host.tool("detach vm1 b --retire").code(0);
+    let mut image = vec![0; SIZE as usize];
+    image[4096..4100].copy_from_slice(b"mine");
+    fs::write(host.disk("b"), &image).unwrap();
+    for line in ["unretire vm1 b", "detach vm1 b --retire"] {
+        host.tool(line).code(3).says("at byte 4096");
+        assert!(fs::read(host.disk("b")).unwrap() == image);
+    }
+    host.tool("remove vm1 --force").code(0);
+}
+
+#[test]
+fn only_a_disk_that_the_device_has_let_go_of_is_retired() {
+    let host = Host::new();
+    host.recorded(&host.superblock(Some((Health::Behind, true)), true));
+    for line in ["detach vm1 a --retire", "detach vm1 b --retire"] {
+        host.tool(line).code(5).says("not running");
+    }
+    host.tool("unretire vm1 b").code(5).says("no retired disk");
+    // Where it has not, it is asked to; what it refuses is not retired.
+    let host = Host::new();
+    let serving = host.serving(
+        &host.mirrored(),
+        always(Err(Error::wrong_state("leg a is the primary"))),
+    );
+    host.tool("detach vm1 a --retire").code(5).says("is the primary");
+    let detach = |leg| Request::Detach { leg: LegName::Id(leg) };
+    assert_eq!(serving.seen(), [(detach(LegId::A), false)]);
+}
+
+#[test]
+fn a_disk_that_another_has_taken_the_place_of_is_not_wiped() {
+    let host = Host::new();
+    let (superblock, _) = detached(&host);
+    host.recorded(&superblock);
+    fs::remove_file(host.disk("b")).unwrap();
+    // Held, so that the next file cannot get the number of the old one.
+    let _other = File::create(host.root.join("between")).unwrap();
+    fs::write(host.disk("b"), vec![1; SIZE as usize]).unwrap();
+    host.tool("detach vm1 b --retire").code(3).says("another disk");
+    assert!(fs::read(host.disk("b")).unwrap() == vec![1; SIZE as usize]);
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub struct Device {
     pub footprints: Footprints,
     /// Durable writes to the state directory.
     pub metadata_writes: Arc<AtomicU64>,
+    /// Where that is.
+    pub state_dir: PathBuf,
     /// What changes, and only administrators need to know.
     pub shared: Mutex<Shared>,
     /// Held by whoever adds or removes a leg: one at a time.

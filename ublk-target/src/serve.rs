@@ -24,7 +24,7 @@ use crate::ublk::features::Features;
 use crate::ublk::sysfs;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -137,9 +137,17 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
     };
     process::lock_memory();
     running.unlock_unused(&superblock);
-    let opened = running
-        .start()
-        .and_then(|()| open(&running, &superblock, awaited.as_ref(), metadata_writes, socket));
+    let opened = running.start().and_then(|()| {
+        let state_dir = state_dir.join(&superblock.name);
+        open(
+            &running,
+            &superblock,
+            awaited.as_ref(),
+            metadata_writes,
+            state_dir,
+            socket,
+        )
+    });
     match opened {
         Ok((device, server)) => {
             if let Some(awaited) = awaited {
@@ -297,6 +305,7 @@ fn open(
     superblock: &Superblock,
     awaited: Option<&Awaited>,
     metadata_writes: Arc<AtomicU64>,
+    state_dir: PathBuf,
     socket: &Path,
 ) -> Result<(Arc<Device>, Server), Error> {
     let settings = superblock.settings;
@@ -328,6 +337,7 @@ fn open(
         footprints: Arc::clone(&running.footprints),
         ending: Arc::clone(&ending),
         metadata_writes,
+        state_dir,
         shared: Mutex::new(Shared {
             legs: device::legs::facts(&superblock.legs, awaited),
             // What the core calls absent has no disk here; a leg that is not followed was let go.

@@ -12,6 +12,7 @@
 
 use super::error::Error;
 use serde::Deserialize;
+use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -33,12 +34,9 @@ const ALIGN: usize = 4096;
 /// # Errors
 /// The disk cannot be read: it cannot be called blank then.
 pub fn findings(disk: BorrowedFd<'_>, size: u64, block: u32, path: &Path) -> Result<Vec<String>, Error> {
+    let signatures = signatures(disk, size, block, path)?;
+    let mut found: Vec<String> = signatures.iter().map(ToString::to_string).take(MAX_FOUND).collect();
     let mut reader = Reader::new(disk, block, path)?;
-    let mut found = match by_wipefs(disk) {
-        Some(found) => found,
-        None => by_table(&mut reader, size)?,
-    };
-    found.truncate(MAX_FOUND);
     for (start, len) in pieces(size, u64::from(block)) {
         if let Some(at) = reader.first_nonzero(start, len)? {
             found.push(format!("data at byte {at}"));
@@ -46,6 +44,34 @@ pub fn findings(disk: BorrowedFd<'_>, size: u64, block: u32, path: &Path) -> Res
         }
     }
     Ok(found)
+}
+
+/// What says what is on a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Where its magic number begins.
+    pub at: u64,
+    /// The format's name.
+    kind: String,
+    /// The label and uuid that it gives.
+    gives: String,
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} signature at byte {}{}", self.kind, self.at, self.gives)
+    }
+}
+
+/// The signatures on an open disk of `size` bytes that a probe sees: one may hide others behind it.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn signatures(disk: BorrowedFd<'_>, size: u64, block: u32, path: &Path) -> Result<Vec<Signature>, Error> {
+    match by_wipefs(disk) {
+        Some(found) => Ok(found),
+        None => by_table(&mut Reader::new(disk, block, path)?, size),
+    }
 }
 
 /// What is read: both ends, and between them one piece at a place of its own in each of as many equal parts.
@@ -157,7 +183,7 @@ struct WipefsSignature {
 }
 
 /// What `wipefs` finds; `None` when it cannot be run, or says nothing that can be understood.
-fn by_wipefs(disk: BorrowedFd<'_>) -> Option<Vec<String>> {
+fn by_wipefs(disk: BorrowedFd<'_>) -> Option<Vec<Signature>> {
     let program = ["/usr/sbin/wipefs", "/sbin/wipefs", "/usr/bin/wipefs"]
         .into_iter()
         .find(|path| Path::new(path).exists())?;
@@ -174,32 +200,32 @@ fn by_wipefs(disk: BorrowedFd<'_>) -> Option<Vec<String>> {
     parse_wipefs(&output.stdout)
 }
 
-fn parse_wipefs(output: &[u8]) -> Option<Vec<String>> {
+fn parse_wipefs(output: &[u8]) -> Option<Vec<Signature>> {
     // Some versions print nothing at all where there is nothing.
     if output.trim_ascii().is_empty() {
         return Some(Vec::new());
     }
     let output: WipefsOutput = serde_json::from_slice(output).ok()?;
-    let describe = |signature: WipefsSignature| {
-        let offset = u64::from_str_radix(signature.offset.trim_start_matches("0x"), 16);
-        let at = offset.map_or(signature.offset, |offset| offset.to_string());
-        let mut text = format!("{} signature at byte {at}", signature.kind);
+    let read = |signature: WipefsSignature| {
+        let at = u64::from_str_radix(signature.offset.trim_start_matches("0x"), 16).ok()?;
+        let mut gives = String::new();
         if let Some(label) = signature.label.filter(|label| !label.is_empty()) {
-            text += &format!(", label {label:?}");
+            gives += &format!(", label {label:?}");
         }
         if let Some(uuid) = signature.uuid.filter(|uuid| !uuid.is_empty()) {
-            text += &format!(", uuid {uuid}");
+            gives += &format!(", uuid {uuid}");
         }
-        text
+        let kind = signature.kind;
+        Some(Signature { at, kind, gives })
     };
-    Some(output.signatures.into_iter().map(describe).collect())
+    output.signatures.into_iter().map(read).collect()
 }
 
 /// Name, offset (from the end where negative), magic bytes.
-type Signature = (&'static str, i64, &'static [u8]);
+type Magic = (&'static str, i64, &'static [u8]);
 
 /// What stands in for `wipefs`. Offsets are those of the formats' own documentation.
-const SIGNATURES: &[Signature] = &[
+const SIGNATURES: &[Magic] = &[
     ("gpt", 512, b"EFI PART"),
     ("gpt", 4096, b"EFI PART"),
     ("gpt (backup)", -512, b"EFI PART"),
@@ -231,8 +257,13 @@ const SIGNATURES: &[Signature] = &[
     ("drbd", -4036, &[0x83, 0x74, 0x02, 0x6c]),
 ];
 
-fn by_table(reader: &mut Reader, size: u64) -> Result<Vec<String>, Error> {
+fn by_table(reader: &mut Reader, size: u64) -> Result<Vec<Signature>, Error> {
     let mut found = Vec::new();
+    let named = |at, name: &str| Signature {
+        at,
+        kind: name.into(),
+        gives: String::new(),
+    };
     for &(name, offset, magic) in SIGNATURES {
         let at = if offset < 0 {
             size.checked_sub(offset.unsigned_abs())
@@ -243,7 +274,7 @@ fn by_table(reader: &mut Reader, size: u64) -> Result<Vec<String>, Error> {
             continue;
         };
         if reader.read(at, magic.len() as u64)? == magic {
-            found.push(format!("{name} signature at byte {at}"));
+            found.push(named(at, name));
         }
     }
     // md 0.90 and 1.0 lie at the end, at a place that depends on the size.
@@ -254,7 +285,7 @@ fn by_table(reader: &mut Reader, size: u64) -> Result<Vec<String>, Error> {
         if let Some(at) = at
             && reader.read(at, 4)? == [0xfc, 0x4e, 0x2b, 0xa9]
         {
-            found.push(format!("{name} signature at byte {at}"));
+            found.push(named(at, name));
         }
     }
     Ok(found)
@@ -298,7 +329,8 @@ mod tests {
 
     fn table_of(file: &File, size: u64) -> Vec<String> {
         let mut reader = Reader::new(file.as_fd(), 512, Path::new("test")).expect("a reader");
-        by_table(&mut reader, size).expect("it can be read")
+        let found = by_table(&mut reader, size).expect("it can be read");
+        found.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -386,8 +418,9 @@ mod tests {
     fn what_wipefs_prints_is_put_in_words() {
         let printed = br#"{"signatures":[{"device":"f","offset":"0x438","type":"ext4","uuid":"04a2","label":"data"},
             {"device":"f","offset":"0x1fe","type":"dos","uuid":null,"label":null}]}"#;
+        let found = parse_wipefs(printed).expect("it is valid");
         assert_eq!(
-            parse_wipefs(printed).expect("it is valid"),
+            found.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [
                 "ext4 signature at byte 1080, label \"data\", uuid 04a2",
                 "dos signature at byte 510"
@@ -412,7 +445,7 @@ mod tests {
         let found = findings_of(&file, size);
         assert!(found[0].starts_with("ext"), "{found:?}");
         assert!(
-            by_wipefs(file.as_fd()).is_none_or(|found| found[0].contains("keepme")),
+            by_wipefs(file.as_fd()).is_none_or(|found| found[0].to_string().contains("keepme")),
             "{found:?}"
         );
     }

@@ -17,6 +17,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
+/// From linux/fs.h.
+const BLKRRPART: libc::Ioctl = 0x125f;
 
 /// The way to the very inode that a descriptor refers to, whatever its path means by now.
 pub fn magic_path(descriptor: BorrowedFd<'_>) -> PathBuf {
@@ -69,6 +71,13 @@ mod ioctl {
     nix::ioctl_read_bad!(physical_block_size, libc::BLKPBSZGET, libc::c_uint);
     nix::ioctl_read!(size_bytes, 0x12, 114, u64);
     nix::ioctl_read_bad!(loop_status, super::LOOP_GET_STATUS64, [u64; 29]);
+    nix::ioctl_none_bad!(reread_partitions, super::BLKRRPART);
+}
+
+/// Have the kernel look at the partition table of a claimed disk anew. What has no partitions says EINVAL or ENOTTY.
+pub fn reread_partitions(device: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: BLKRRPART has no argument.
+    unsafe { ioctl::reread_partitions(device.as_raw_fd()) }.map(drop)
 }
 
 /// Size, logical and physical block size of a block device, in bytes.

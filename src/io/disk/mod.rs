@@ -9,14 +9,17 @@
 
 pub mod blank;
 pub mod claim;
+pub mod direct;
 pub mod error;
 pub mod footprint;
 pub mod identity;
+pub mod labels;
 pub mod location;
 pub mod open;
 pub mod system;
 pub mod usage;
 
+pub use direct::Direct;
 pub use error::{Error, Refusal};
 pub use identity::Identity;
 pub use open::{Content, Disk, Wanted};

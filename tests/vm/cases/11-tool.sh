@@ -108,7 +108,7 @@ what_comes_later_says_so() {
     reaches '.tracked'
     before=$(field '[.era, .record_number]|tostring')
     for command in "verify $NAME --repair" "verify $NAME --repair-from a" "attach $NAME $LARGE --seeded" \
-        "detach $NAME b --retire" "unretire $NAME b" "start $NAME --accept-stale"; do
+        "start $NAME --accept-stale"; do
         # shellcheck disable=SC2086 # words
         exits 1 twinblk $command
         says "not available"

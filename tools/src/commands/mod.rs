@@ -6,6 +6,7 @@ mod digest;
 mod doctor;
 mod list;
 mod restart;
+mod retire;
 mod start;
 mod status;
 mod steer;
@@ -32,7 +33,7 @@ pub fn run(context: &Context, command: &Command) -> Result<Exit, Error> {
         Command::List => list::run(context),
         Command::Switch(args) => switch::run(context, args),
         Command::Detach(args) => steer::detach(context, args),
-        Command::Unretire(_) => Err(Error::not_available("twinblk unretire")),
+        Command::Unretire(args) => retire::unretire(context, args),
         Command::Verify(args) => verify::run(context, args),
         Command::Digest(args) => digest::run(context, args),
         Command::Resync(args) => steer::resync(context, args),

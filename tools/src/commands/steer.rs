@@ -9,6 +9,7 @@ use std::path::Path;
 use twinblk::control::message::{self, Detached, Done};
 use twinblk::control::{Error, LegName, Request, Setting, Status};
 use twinblk::core::LegId;
+use twinblk::runtime::admin::Client;
 use twinblk::table::Name;
 
 /// The leg that an administrator names: `a`, `b`, or a path that leads to its disk.
@@ -53,17 +54,25 @@ pub fn leg_id(status: &Status, text: &str) -> Result<LegId, Error> {
 /// What the daemon says.
 pub fn detach(context: &Context, args: &Detach) -> Result<Exit, Error> {
     if args.retire {
-        return Err(Error::not_available("twinblk detach --retire"));
+        return super::retire::retire(context, args);
     }
     let name = &args.leg.name;
     let mut client = context.running(name)?;
     let leg = leg_id(&Context::status_of(&mut client)?, &args.leg.leg)?;
-    let request = Request::Detach { leg: LegName::Id(leg) };
-    let detached: Detached = client.call(&request, None, |_| ControlFlow::Continue(()))?;
+    let detached = let_go(&mut client, leg)?;
     context.print(&detached, || {
         format!("{name}: leg {leg} is detached; {} is free\n", detached.path.display())
     })?;
     Ok(Exit::Done)
+}
+
+/// Have a running daemon let go of a leg.
+///
+/// # Errors
+/// What it says.
+pub fn let_go(client: &mut Client, leg: LegId) -> Result<Detached, Error> {
+    let request = Request::Detach { leg: LegName::Id(leg) };
+    client.call(&request, None, |_| ControlFlow::Continue(()))
 }
 
 /// What was asked for is in force.

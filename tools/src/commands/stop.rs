@@ -1,5 +1,6 @@
 //! `stop` and `remove`.
 
+use super::retire;
 use crate::args::{Remove, Stop};
 use crate::context::{Context, state_error};
 use crate::exit::Exit;
@@ -11,6 +12,7 @@ use twinblk::control::message::Done;
 use twinblk::control::status::DriverState;
 use twinblk::control::{Error, ErrorKind, Request};
 use twinblk::io::process::Process;
+use twinblk::runtime::retired::RetiredDir;
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::table::{Name, Picked};
 
@@ -85,6 +87,7 @@ fn stop(context: &Context, name: &Name, force: bool) -> Result<(), Error> {
 /// As [`run`]; a device that died and is still in the driver is refused without force.
 pub fn remove(context: &Context, args: &Remove) -> Result<Exit, Error> {
     let name = &args.name;
+    let _nobody_retires = keep_retired(context, name, args.force)?;
     if context.connect(name)?.is_some() {
         stop(context, name, args.force)?;
     }
@@ -114,6 +117,31 @@ pub fn remove(context: &Context, args: &Remove) -> Result<Exit, Error> {
         format!("{name} is removed; its disks keep their content\n")
     })?;
     Ok(Exit::Done)
+}
+
+/// What was wiped on a retired disk is nowhere but in the state that is to be forgotten. Nobody retires one until the lock that
+/// is returned is dropped.
+fn keep_retired(context: &Context, name: &Name, force: bool) -> Result<Option<RetiredDir>, Error> {
+    let dir = match retire::lock(context, name) {
+        Ok(dir) => dir,
+        Err(error) if error.kind == ErrorKind::WrongState => return Err(error),
+        // What is wrong with the state is told by whoever goes on with it.
+        Err(_) => return Ok(None),
+    };
+    if force {
+        return Ok(Some(dir));
+    }
+    let kept = retire::kept(&dir)?;
+    let Some(path) = kept.first() else {
+        return Ok(Some(dir));
+    };
+    let message = format!(
+        "{} is retired, and what was wiped on it is saved in the state of {name} alone",
+        kept.join(", ")
+    );
+    Err(Error::refused(message).hint(format!(
+        "put it back (twinblk unretire {name} {path}), or give it up: twinblk remove {name} --force"
+    )))
 }
 
 /// A device whose daemon died, or has handed it over, is still in the driver: the next start deletes it there, and without one it would stay for ever.

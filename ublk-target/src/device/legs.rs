@@ -12,6 +12,7 @@ use twinblk::control::status::LegFacts;
 use twinblk::control::{Attach, Content, Error, LegName, Reply};
 use twinblk::core::{CopyMode, Geometry, Health, LegId, LegTraits, Refusal};
 use twinblk::io::disk::{Disk, footprint};
+use twinblk::runtime::retired;
 use twinblk::runtime::worker::Subject;
 use twinblk::table::LegIdentity;
 
@@ -31,7 +32,9 @@ impl Device {
         let how = match content {
             Content::Blank | Content::Overwrite => CopyMode::Blind,
             Content::Returning
-                if self.misses_are_known(leg, &disk) && (attach.unchanged || self.is_unchanged(leg, &disk)) =>
+                if self.misses_are_known(leg, &disk)
+                    && !self.is_retired(leg, &disk)
+                    && (attach.unchanged || self.is_unchanged(leg, &disk)) =>
             {
                 CopyMode::Dirty
             }
@@ -39,6 +42,7 @@ impl Device {
         };
         self.follow(leg, &disk, how)??;
         self.until_recorded(leg, tell)?;
+        self.forget_retired(&disk.identity);
         Ok(Reply::Attached(Attached { leg }))
     }
 
@@ -107,6 +111,28 @@ impl Device {
         }
     }
 
+    /// Whether blocks of the disk were wiped that the dirty map knows nothing of. In doubt they were.
+    fn is_retired(&self, leg: LegId, disk: &Disk) -> bool {
+        let is_retired = retired::is_retired(&self.state_dir, &disk.identity).unwrap_or_else(|error| {
+            log::warn!("{error}");
+            true
+        });
+        if is_retired {
+            log::info!("leg {leg} is compared whole: its disk was retired");
+        }
+        is_retired
+    }
+
+    /// What was wiped on a disk that is a leg again is of no use any more.
+    fn forget_retired(&self, disk: &LegIdentity) {
+        if let Err(error) = retired::forget(&self.state_dir, disk) {
+            log::warn!(
+                "what was saved when {} was retired is not forgotten: {error}",
+                disk.path
+            );
+        }
+    }
+
     /// Have the core follow a disk, unless it refuses. The caller changes legs alone.
     fn follow(&self, leg: LegId, disk: &Disk, how: CopyMode) -> Result<Result<(), Refusal>, Error> {
         fits(&disk.identity, &self.constants.geometry)?;
@@ -145,6 +171,16 @@ impl Device {
     pub(super) fn detach(&self, name: &LegName, tell: Tell<'_>) -> Result<Reply, Error> {
         let _alone = self.legs_change.lock().expect("nobody panics while holding it");
         let leg = self.leg_named(name)?;
+        // While it is followed, its disk is claimed: what was saved of it is older than what it holds now, and would be
+        // taken for what it lacks as soon as it is let go.
+        let is_followed =
+            self.call(move |desk| desk.mirror.status().legs[leg.index()].is_some_and(|leg| leg.attached))?;
+        let disk = self.shared().legs[leg.index()]
+            .as_ref()
+            .map(|facts| facts.identity.clone());
+        if let (true, Some(disk)) = (is_followed, disk) {
+            self.forget_retired(&disk);
+        }
         let begun = self.begin(move |mirror, now| mirror.detach(now, leg))?;
         // Before anything is waited for: whatever becomes of that, a disk that was detached is not taken any more.
         self.await_no_more(leg);

@@ -12,12 +12,14 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
+use twinblk::control::status::WalkKind;
 use twinblk::control::{Attach, Content, ErrorKind, LegName};
 use twinblk::core::config::{Config, LINGER};
 use twinblk::core::{Action, Buf, CopyMode, Errno, LegId, LegOp, LegTraits, Record, Tag};
 use twinblk::io::disk::{Disk, Wanted};
 use twinblk::runtime::clock;
 use twinblk::runtime::port::{Arrival, Port};
+use twinblk::runtime::retired::RetiredDir;
 use twinblk::runtime::shard::Shard;
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::runtime::surroundings::Surroundings;
@@ -164,6 +166,7 @@ impl World {
             footprints: Default::default(),
             ending: Arc::new(Ending::new(bulletin)),
             metadata_writes: writes,
+            state_dir: root.join("vm1"),
             shared: Mutex::new(Shared {
                 legs: legs::facts(&superblock.legs, [false, true]),
                 held_since: [Some(0), None],
@@ -282,6 +285,65 @@ fn a_disk_that_is_waited_for_does_not_replace_one_that_was_attached_meanwhile() 
     world.ask(Request::Wait { timeout_ms: None }, None).unwrap();
     assert_eq!(world.secondary(), ("c.img".into(), true));
     let _free = world.disk("b.img");
+}
+
+/// Detach leg b, and let it come back with the administrator's word that nobody else wrote to it.
+fn comes_back(world: &World, meanwhile: impl FnOnce(&Disk)) -> WalkKind {
+    world.attach("b.img").unwrap();
+    world.ask(Request::Wait { timeout_ms: None }, None).unwrap();
+    world.ask(World::detach(), None).unwrap();
+    let disk = world.disk("b.img");
+    meanwhile(&disk);
+    let attach = Attach {
+        identity: disk.identity.clone(),
+        content: Content::Returning,
+        unchanged: true,
+    };
+    let descriptor = disk.descriptor.try_clone().unwrap();
+    drop(disk);
+    world.ask(Request::Attach(attach), Some(descriptor)).unwrap();
+    world.ask(Request::Wait { timeout_ms: None }, None).unwrap();
+    world.device.status().unwrap().last_resync.unwrap().kind
+}
+
+#[test]
+fn a_retired_disk_is_compared_whole_whoever_vouches_for_it_and_forgotten_then() {
+    let world = World::new("retired");
+    world.ask(World::detach(), None).unwrap();
+    let dir = || RetiredDir::lock(&world.root, &"vm1".parse().unwrap()).unwrap();
+    let retire = |disk: &Disk| {
+        let superblock = StateDir::peek(&world.root, &"vm1".parse().unwrap()).unwrap().superblock;
+        dir().retire(&superblock, LegId::B, disk).unwrap();
+    };
+    assert_eq!(comes_back(&world, retire), WalkKind::Full);
+    assert_eq!(dir().all().unwrap().len(), 0);
+    world.ask(World::detach(), None).unwrap();
+    // As it was when it was let go, it needs to be compared nowhere.
+    let retire_and_back = |disk: &Disk| {
+        retire(disk);
+        let dir = dir();
+        let [entry] = dir.all().unwrap().try_into().unwrap();
+        dir.unretire(&entry, disk).unwrap();
+    };
+    assert_eq!(comes_back(&world, retire_and_back), WalkKind::Dirty);
+}
+
+#[test]
+fn what_was_saved_of_a_disk_is_forgotten_before_it_is_let_go_again() {
+    let world = World::new("stale");
+    world.ask(World::detach(), None).unwrap();
+    let file = world.root.join("vm1/retired-1");
+    let mut saved = Vec::new();
+    comes_back(&world, |disk| {
+        let dir = RetiredDir::lock(&world.root, &"vm1".parse().unwrap()).unwrap();
+        let superblock = StateDir::peek(&world.root, &"vm1".parse().unwrap()).unwrap().superblock;
+        dir.retire(&superblock, LegId::B, disk).unwrap();
+        saved = fs::read(&file).unwrap();
+    });
+    // As if the daemon had died between recording the leg and forgetting what was saved of it.
+    fs::write(&file, saved).unwrap();
+    world.ask(World::detach(), None).unwrap();
+    assert!(!file.exists());
 }
 
 #[test]

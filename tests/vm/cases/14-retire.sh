@@ -1,0 +1,84 @@
+# After the migration: nobody takes the old disk for the one in use.
+# shellcheck shell=bash
+
+# Anything that a probe knows, on the disk itself.
+labels_of() {
+    blockdev --flushbufs "$1"
+    wipefs --no-act --parsable --noheadings "$1"
+}
+
+property retire_leaves_no_label 120 'a retired disk shows no label and the guest goes on; unretire puts it back byte for byte, also when the tool was killed in between'
+retire_leaves_no_label() {
+    local before try
+    mkfs.ext4 -q -L keepme "$A"
+    mirror "$A" "$B"
+    mkdir -p mnt
+    mount "$DEV" mnt
+    files mnt/files
+    tw switch "$NAME" > /dev/null
+    umount mnt
+    before=$(hash_of "$A" $((32 * MIB)))
+    equals "$(hash_of "$DEV" $((32 * MIB)))" "$before" "content of the old disk"
+    load guest --offset=8M
+    exits 3 twinblk detach "$NAME" b --retire
+    tw detach "$NAME" a --retire --json | jq -e '.retired | length == 2' > /dev/null
+    equals "$(labels_of "$A")" '' "labels of the retired disk"
+    [[ $(labels_of "$DEV") == *keepme* ]] || fail "the device has lost its label"
+    # What only the state directory has is not forgotten by the way.
+    exits 3 twinblk remove "$NAME"
+    says "unretire"
+    # The tool is killed at any moment, there and back; the next goes on.
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        timeout -s KILL "0.$((RANDOM % 5))$((RANDOM % 10))" twinblk unretire "$NAME" a > /dev/null 2>&1 || true
+        timeout -s KILL "0.$((RANDOM % 5))$((RANDOM % 10))" twinblk detach "$NAME" a --retire > /dev/null 2>&1 || true
+    done
+    # A claim ends with the process that had it.
+    until twinblk detach "$NAME" a --retire > out 2>&1; do grep -q claimed out || fail "$(< out)"; done
+    equals "$(labels_of "$A")" '' "labels after ${try} kills"
+    tw unretire "$NAME" a > /dev/null
+    [[ $(labels_of "$A") == *keepme* ]] || fail "the label is not put back"
+    load_ends
+    # Not one byte is another than when it was detached.
+    equals "$(hash_of "$A" $((8 * MIB)))" "$(hash_of "$DEV" $((8 * MIB)))" "content of the disk that was put back"
+    cmp -i $((24 * MIB)) "$A" "$DEV" || fail "the end of the disk that was put back is another"
+    e2fsck -fn "$A" > /dev/null
+    remove
+}
+
+property a_retired_disk_is_compared_whole 90 'a retired disk comes back with what was wiped on it, whoever vouches for it'
+a_retired_disk_is_compared_whole() {
+    mkfs.ext4 -q -L keepme "$A"
+    mirror "$A" "$B"
+    tw detach "$NAME" b --retire > /dev/null
+    tw attach "$NAME" "$B" --unchanged > /dev/null
+    in_sync
+    settled
+    holds '.last_resync.kind == "full"'
+    equal_legs "$A" "$B"
+    exits 5 twinblk unretire "$NAME" b
+    # Put back first, it is as it was: only what it missed is looked at.
+    tw detach "$NAME" b --retire > /dev/null
+    fill "$DEV" 1 4
+    tw unretire "$NAME" b > /dev/null
+    tw attach "$NAME" "$B" --unchanged > /dev/null
+    in_sync
+    settled
+    holds '.last_resync.kind == "dirty" and .last_resync.bytes_done <= 2097152'
+    equal_legs "$A" "$B"
+    remove
+}
+
+property a_retired_disk_that_was_used_is_left_alone 60 'what somebody wrote to a retired disk is not overwritten by what was saved'
+a_retired_disk_that_was_used_is_left_alone() {
+    local now
+    mkfs.ext4 -q -L old "$A"
+    mirror "$A" "$B"
+    tw detach "$NAME" b --retire > /dev/null
+    mkfs.ext4 -q -L new "$B"
+    now=$(hash_of "$B" $((32 * MIB)))
+    exits 3 twinblk unretire "$NAME" b
+    says "written to since"
+    exits 3 twinblk detach "$NAME" b --retire
+    equals "$(hash_of "$B" $((32 * MIB)))" "$now"
+    tw remove "$NAME" --force > /dev/null
+}
