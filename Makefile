@@ -7,6 +7,6 @@ demo:    ; @tools/setup build && tools/demo/run
 test:    ; @tests/run
 bench:   ; @tools/setup build lab && tests/vm/bench/run
 torture: ; @tests/torture
-install: build ; install -D -t $(DESTDIR)$(PREFIX)/sbin target/release/twinblk target/release/twinblkd
+install: build ; @tools/install "$(DESTDIR)" "$(PREFIX)"
 
 .PHONY: build demo test bench torture install

@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use twinblk::control::{CatchUp, Setting, paths};
 use twinblk::core::Protocol;
+use twinblk::io::disk::DevNo;
 use twinblk::table::Name;
 
 /// Put a block device in front of a disk, mirror it live, switch over.
@@ -67,6 +68,9 @@ pub enum Command {
     Restart(Device),
     /// Stop, and forget the device and its state; the disks keep their content
     Remove(Remove),
+    /// Whether a block device is a leg of some device: for the udev rule. Ends with 1 if it is none
+    #[command(hide = true)]
+    LegAt(LegAt),
     /// Whether this machine can serve devices; what is missing and how to get it
     Doctor,
 }
@@ -261,6 +265,16 @@ pub struct Start {
     /// Do not take over what a dead daemon left: whoever still has it open gets errors
     #[arg(long)]
     pub force: bool,
+    /// Stay as long as it is served, for a service manager; a device that runs already is no error
+    #[arg(long, hide = true)]
+    pub stay: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct LegAt {
+    /// The block device's number, MAJOR:MINOR
+    #[arg(value_parser = parse_number)]
+    pub device: DevNo,
 }
 
 #[derive(Args, Debug)]
@@ -332,6 +346,17 @@ fn parse_block(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_number(text: &str) -> Result<DevNo, String> {
+    text.split_once(':')
+        .and_then(|(major, minor)| {
+            Some(DevNo {
+                major: major.parse().ok()?,
+                minor: minor.parse().ok()?,
+            })
+        })
+        .ok_or_else(|| format!("{text:?} is not MAJOR:MINOR"))
+}
+
 fn parse_rate(text: &str) -> Result<Rate, String> {
     if text == "unlimited" {
         return Ok(Rate::Unlimited);
@@ -393,8 +418,10 @@ mod tests {
             "twinblk set vm1 stall-budget 5000",
             "twinblk stop vm1 --force",
             "twinblk start vm1 --degraded --accept-stale --force",
+            "twinblk start vm1 --stay",
             "twinblk restart vm1",
             "twinblk remove vm1 --force",
+            "twinblk leg-at 8:16",
             "twinblk doctor --json",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));

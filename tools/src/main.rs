@@ -10,6 +10,7 @@ mod exit;
 mod output;
 mod progress;
 mod size;
+mod udev;
 
 use clap::Parser;
 use context::Context;

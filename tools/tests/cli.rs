@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +21,7 @@ use twinblk::control::{
     Switched, Verified, paths,
 };
 use twinblk::core::{Geometry, Health, LegId, LegRecord, Protocol, Record};
-use twinblk::io::disk::{Disk, Wanted};
+use twinblk::io::disk::{Disk, System, Wanted, identity};
 use twinblk::runtime::admin::{Handler, Server, Socket};
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::table::{LegIdentity, Settings, Superblock};
@@ -218,6 +219,12 @@ impl Host {
     }
 
     fn start_with(&self, line: &str, daemon: Option<&Path>) -> Child {
+        let mut command = self.command(line, daemon);
+        let _alone = fork_or_lock();
+        command.spawn().unwrap()
+    }
+
+    fn command(&self, line: &str, daemon: Option<&Path>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twinblk"));
         command
             .args(line.split_whitespace())
@@ -227,8 +234,7 @@ impl Host {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let _alone = fork_or_lock();
-        command.spawn().unwrap()
+        command
     }
 }
 
@@ -685,6 +691,35 @@ fn a_running_device_is_not_started_again() {
     host.tool("start vm1").code(5).says("running already");
 }
 
+/// Have a service manager start a device that is served, and its daemon end; the record says whether it was stopped.
+fn stays(clean: bool) -> Ended {
+    let host = Host::new();
+    let mut serving = host.serving(&host.superblock(None, clean), nothing);
+    let path = host.root.join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let line = "start vm1 --stay";
+    let mut command = host.command(line, None);
+    command.env("NOTIFY_SOCKET", &path);
+    let alone = fork_or_lock();
+    let child = command.spawn().unwrap();
+    drop(alone);
+    let mut told = [0; 16];
+    let len = socket.recv(&mut told).unwrap();
+    assert_eq!(&told[..len], b"READY=1");
+    serving.end();
+    let output = child.wait_with_output().unwrap();
+    Ended {
+        line: line.into(),
+        output,
+    }
+}
+
+#[test]
+fn a_service_ends_well_with_a_stop_and_badly_with_a_dead_daemon() {
+    stays(true).code(0);
+    stays(false).code(1).says("has ended without stopping");
+}
+
 #[test]
 fn a_name_is_not_used_twice() {
     let host = Host::new();
@@ -893,6 +928,45 @@ fn a_disk_that_somebody_has_claimed_is_refused() {
         .code(3)
         .says("claimed");
     assert_eq!(serving.seen(), []);
+}
+
+#[test]
+fn a_block_device_that_is_no_leg_is_not_hidden() {
+    let host = Host::new();
+    // Legs that are files.
+    host.recorded(&host.mirrored());
+    // Some block device that this machine has; none in a sandbox without any.
+    let Some(number) = fs::read_dir("/sys/dev/block").ok().and_then(|mut all| all.next()) else {
+        return println!("skipped: there is no block device");
+    };
+    let number = number.unwrap().file_name().into_string().unwrap();
+    let ended = host.tool(&format!("leg-at {number}")).code(1);
+    assert_eq!(ended.stdout() + &ended.stderr(), "");
+    host.tool("leg-at sda").code(2);
+}
+
+#[test]
+fn a_block_device_that_is_a_leg_is_told_to_udev() {
+    let host = Host::new();
+    let blocks = System::host().blocks().unwrap();
+    // What is recorded of a disk is what can be seen of it.
+    let found = blocks.iter().find_map(|block| {
+        let sectors: u64 = block.attribute("size")?.trim().parse().ok()?;
+        let mut disk = identity::of_block(&System::host(), block, Path::new(&block.node())).ok()?;
+        (disk.size, disk.block) = (sectors * 512, 512);
+        (sectors > 0).then_some((block.dev, disk))
+    });
+    let Some((dev, disk)) = found else {
+        return println!("skipped: there is no block device with a node");
+    };
+    let mut superblock = host.single();
+    superblock.legs[0] = Some(disk);
+    host.recorded(&superblock);
+    let told = host
+        .tool(&format!("leg-at {}:{}", dev.major, dev.minor))
+        .code(0)
+        .stdout();
+    assert_eq!(told, "TWINBLK_LEG=vm1/a\nTWINBLK_PARTITION=0\nTWINBLK_LINKS=0\n");
 }
 
 #[test]

@@ -86,6 +86,27 @@ pub fn mismatch(recorded: &Identity, found: &Identity) -> Option<String> {
     differs(what, &recorded, &if found.is_empty() { "unknown" } else { found })
 }
 
+/// Whether what sysfs says of a block device is all that was recorded of it, for hiding it from those who would mount it. Found
+/// without opening it, and before udev has given it its names; sizes are as sysfs has them. More is taken for the disk than
+/// [`mismatch`] would: the uuid of a partition is often known to udev alone, and of disks that have nothing of their own the one with
+/// the name and the size that were recorded is taken.
+pub fn may_be(recorded: &Identity, found: &Identity) -> bool {
+    let size = found.size - found.size % u64::from(recorded.block);
+    let is_of_shape = recorded.kind == found.kind && recorded.size == size && recorded.partition == found.partition;
+    let parted = found.partition_uuid.is_empty() || recorded.partition_uuid == found.partition_uuid;
+    let texts: [(&str, &str); 3] = [
+        (&recorded.wwid, &found.wwid),
+        (&recorded.serial, &found.serial),
+        (&recorded.stack_uuid, &found.stack_uuid),
+    ];
+    let is_other = texts
+        .into_iter()
+        .any(|(recorded, found)| !recorded.is_empty() && recorded != found);
+    let is_known = texts.into_iter().any(|(recorded, _)| !recorded.is_empty())
+        || !(recorded.partition_uuid.is_empty() || found.partition_uuid.is_empty());
+    is_of_shape && parted && !is_other && (is_known || recorded.canonical == found.canonical)
+}
+
 /// What sysfs says of a block device; sizes are for whoever has it open to add.
 pub fn of_block(system: &System, block: &BlockDir, path: &Path) -> Result<Identity, Error> {
     let whole = block.whole();
@@ -287,6 +308,33 @@ mod tests {
             let reason = mismatch(&recorded, &found).expect(word);
             assert!(reason.contains(word), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_disk_is_hidden_by_what_it_has_of_its_own_or_else_by_its_name() {
+        type Change = fn(&mut Identity);
+        let is_hidden = |recorded: &Identity, change: Change| {
+            let mut found = recorded.clone();
+            // Disks come by other names and numbers after a boot.
+            found.minor = 48;
+            change(&mut found);
+            may_be(recorded, &found)
+        };
+        let known = disk(0);
+        assert!(is_hidden(&known, |it| it.canonical = Text::cut("/dev/y")));
+        assert!(!is_hidden(&known, |it| it.serial = Text::cut("S2")));
+        assert!(!is_hidden(&known, |it| it.partition = 1));
+        assert!(!is_hidden(&known, |it| it.size += 4096));
+        let mut nameless = disk(0);
+        nameless.serial = Text::default();
+        assert!(is_hidden(&nameless, |_| ()));
+        assert!(!is_hidden(&nameless, |it| it.canonical = Text::cut("/dev/y")));
+        // A disk of larger blocks than sysfs counts in, and a partition before udev knows its uuid.
+        let mut partition = disk(0);
+        (partition.block, partition.partition_uuid) = (4096, Text::cut("abcd-02"));
+        assert!(is_hidden(&partition, |it| it.size += 512));
+        assert!(is_hidden(&partition, |it| it.partition_uuid = Text::default()));
+        assert!(!is_hidden(&partition, |it| it.partition_uuid = Text::cut("abcd-03")));
     }
 
     #[test]

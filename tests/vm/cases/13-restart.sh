@@ -257,3 +257,39 @@ PYTHON
     jq -e '.ok.clean' handed > /dev/null || fail "$(< handed)"
     until [ ! -e "/proc/$pid" ]; do sleep 0.05; done
 }
+
+# stays: a service manager's process for the device; its pid is in STAYING.
+stays() {
+    # Datagrams of a service manager's socket; it sees that the device can be used.
+    socat -u UNIX-RECV:"$PWD/notify" CREATE:"$PWD/told" &
+    local listener=$!
+    until [ -S notify ]; do still_runs $listener; done
+    NOTIFY_SOCKET=$PWD/notify twinblk start "$NAME" --stay > stayed 2>&1 &
+    STAYING=$!
+    until grep -q READY=1 told 2> /dev/null; do still_runs $STAYING "start --stay ($(< stayed))"; done
+    kill $listener
+    wait $listener || true
+    rm -f notify told
+}
+
+property a_service_follows_the_device 120 'start --stay stays through a restart, ends badly when the daemon dies, takes the device over, and ends well with a stop'
+a_service_follows_the_device() {
+    mirror "$A" "$B"
+    load writes
+    # One that runs already.
+    stays
+    tw restart "$NAME" > /dev/null
+    kill -KILL "$(field .daemon.pid)"
+    ends $STAYING
+    equals "$STATUS" 1 "status after the daemon's death"
+    # As the unit does it again.
+    stays
+    in_sync
+    load_ends
+    still_runs $STAYING
+    settled
+    tw stop "$NAME" > /dev/null
+    ends $STAYING
+    equals "$STATUS" 0 "status after a stop"
+    remove
+}

@@ -4,6 +4,7 @@ use crate::args::Attach;
 use crate::context::{Context, absolute};
 use crate::disks::{self, Target};
 use crate::exit::Exit;
+use crate::udev;
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -45,6 +46,7 @@ pub fn run(context: &Context, args: &Attach) -> Result<Exit, Error> {
     });
     let attached: Attached = client.call(&request, Some(disk.descriptor.as_fd()), |_| ControlFlow::Continue(()))?;
     let leg = attached.leg;
+    udev::look_again(&disk.identity);
     let done = Done {
         name,
         leg,

@@ -4,7 +4,7 @@ use crate::args::Create;
 use crate::context::{Context, absolute};
 use crate::disks::{self, Leg, Target};
 use crate::exit::Exit;
-use crate::{daemon, driver};
+use crate::{daemon, driver, udev};
 use serde::Serialize;
 use std::path::PathBuf;
 use twinblk::control::launch::{self, Action, Ready};
@@ -63,7 +63,9 @@ pub fn run(context: &Context, args: &Create) -> Result<Exit, Error> {
         depth: args.depth,
         logical_block_size: args.logical_block_size,
     });
+    let identity = disk.identity.clone();
     let ready = daemon::launch(context, name, action, &[Leg::claimed(LegId::A, disk)])?;
+    udev::look_again(&identity);
     context.print(&Served::new(name, &ready), || format!("{}\n", ready.device.display()))?;
     Ok(Exit::Done)
 }

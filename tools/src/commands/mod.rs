@@ -4,11 +4,13 @@ mod attach;
 mod create;
 mod digest;
 mod doctor;
+mod leg_at;
 mod list;
 mod restart;
 mod retire;
 mod start;
 mod status;
+mod stay;
 mod steer;
 mod stop;
 mod switch;
@@ -42,6 +44,7 @@ pub fn run(context: &Context, command: &Command) -> Result<Exit, Error> {
         Command::Start(args) => start::run(context, args),
         Command::Restart(args) => restart::run(context, args),
         Command::Remove(args) => stop::remove(context, args),
+        Command::LegAt(args) => leg_at::run(context, args),
         Command::Doctor => doctor::run(context),
     }
 }

@@ -1,6 +1,7 @@
 //! `start`: serve a recorded device again.
 
 use super::create::Served;
+use super::stay;
 use crate::args::Start;
 use crate::context::Context;
 use crate::disks::{self, CLAIM_PATIENCE, Leg};
@@ -21,6 +22,9 @@ pub fn run(context: &Context, args: &Start) -> Result<Exit, Error> {
     let picked = context.peek(name)?;
     // The daemon's own lock decides; this is for the better message.
     if context.is_locked(name)? {
+        if args.stay {
+            return stay::run(context, name);
+        }
         return Err(Error::wrong_state(format!("{name} is running already")).hint(format!("twinblk status {name}")));
     }
     let superblock = &picked.superblock;
@@ -35,5 +39,8 @@ pub fn run(context: &Context, args: &Start) -> Result<Exit, Error> {
     });
     let ready = daemon::launch(context, name, action, &legs)?;
     context.print(&Served::new(name, &ready), || format!("{}\n", ready.device.display()))?;
+    if args.stay {
+        return stay::run(context, name);
+    }
     Ok(Exit::Done)
 }

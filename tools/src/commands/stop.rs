@@ -4,7 +4,7 @@ use super::retire;
 use crate::args::{Remove, Stop};
 use crate::context::{Context, state_error};
 use crate::exit::Exit;
-use crate::{daemon, disks, driver, output};
+use crate::{daemon, disks, driver, output, udev};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -110,6 +110,8 @@ pub fn remove(context: &Context, args: &Remove) -> Result<Exit, Error> {
         bury_orphan(name, picked, args.force)?;
     }
     forget(context, name, picked.is_some())?;
+    let legs = picked.iter().flat_map(|picked| picked.superblock.legs.iter().flatten());
+    legs.for_each(udev::look_again);
     // Both may be missing.
     let _ = std::fs::remove_file(twinblk::control::paths::socket(&context.run_dir, name));
     let _ = std::fs::remove_file(twinblk::control::paths::log(&context.run_dir, name));
