@@ -72,8 +72,6 @@ pub(super) struct Tracking {
     writing: bool,
     /// When it was begun.
     writing_since: Time,
-    /// When a table could not be written.
-    failed_at: Time,
     /// That write clears what the checkpoint leaves.
     clears: bool,
     /// The dirty map is being saved.
@@ -99,7 +97,6 @@ impl Tracking {
             unmarked: 0,
             writing: false,
             writing_since: Time(0),
-            failed_at: Time(0),
             clears: false,
             saving: false,
             step: Step::Idle,
@@ -167,8 +164,16 @@ impl Mirror {
     }
 
     /// Whether the record that is to say that nothing is tracked has been waited for as long as it may.
-    fn is_record_stuck(&self) -> bool {
-        self.tracking.failed_at + RECORD_BUDGET <= self.now
+    fn is_record_stuck(&mut self) -> bool {
+        // Whatever the record was wanted for before: one that has not come for so long is not waited for anew.
+        let Some(since) = self.recorder.busy_since() else {
+            return false;
+        };
+        let due = since + RECORD_BUDGET;
+        if due > self.now {
+            self.arm(due);
+        }
+        due <= self.now
     }
 
     /// A mark that does not come back is no better than one that failed.
@@ -488,10 +493,7 @@ impl Mirror {
 
     /// The state directory cannot be written.
     pub(super) fn tracking_failed(&mut self) {
-        if std::mem::replace(&mut self.tracking.marking, false) {
-            self.tracking.failed_at = self.now;
-            self.arm(self.now + RECORD_BUDGET);
-        }
+        self.tracking.marking = false;
         self.tracking.regions.stay();
         self.tracking.step = Step::Idle;
         let at = self.now + RETRY;

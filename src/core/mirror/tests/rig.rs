@@ -28,6 +28,8 @@ pub(super) struct Rig {
     pub tables: Result<(), Errno>,
     /// It does not answer to a write of the marks.
     pub marks_hang: bool,
+    /// It fails writes of the marks, and no others.
+    pub marks_fail: bool,
     /// The marks and the dirty map that are durable.
     pub marks: Vec<u64>,
     pub saved: Vec<u64>,
@@ -86,6 +88,7 @@ impl Rig {
             events: Vec::new(),
             tables: Ok(()),
             marks_hang: false,
+            marks_fail: false,
             marks: Vec::new(),
             saved: Vec::new(),
         };
@@ -103,6 +106,7 @@ impl Rig {
                 Effect::Compare { walk, .. } => self.compares.push(walk),
                 Effect::Notify(event) => self.events.push(event),
                 Effect::Mark if self.marks_hang => {}
+                Effect::Mark if self.marks_fail => self.mirror.handle_marked(self.now, Err(NO_SPACE)),
                 Effect::Mark => {
                     if self.tables.is_ok() {
                         self.marks = self.mirror.marks().iter().collect();

@@ -1,4 +1,5 @@
 use super::rig::{GRAIN, NO_SPACE, Rig, WRITE};
+use crate::core::config::RECORD_BUDGET;
 use crate::core::effect::{Action, Event};
 use crate::core::leg::{Health, LegId};
 use crate::core::record::Protocol;
@@ -239,6 +240,27 @@ fn fails_the_next_barrier(moved: bool) {
     rig.flush(1);
     settle(&mut rig);
     assert_eq!(rig.answer(1), Some(Ok(())), "it is told once");
+}
+
+/// Seed 24595 of the simulation: each try that failed anew began the budget anew.
+#[test]
+fn marks_that_fail_again_and_again_hold_a_write_for_one_budget() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    for _ in 0..2 {
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        rig.pass_time(Span::from_secs(10));
+    }
+    assert!(rig.end_record(Ok(())).tracked);
+    rig.marks_fail = true;
+    rig.write(1, 13);
+    assert!(rig.record.is_some(), "it does not end");
+    rig.pass_time(Span(RECORD_BUDGET.0 - 1_000_000));
+    assert_eq!(rig.ops, []);
+    rig.pass_time(Span::from_millis(1));
+    rig.end_all(LegId::A);
+    assert_eq!(rig.answer(1), Some(Ok(())));
 }
 
 #[test]
