@@ -72,6 +72,8 @@ pub(super) struct Tracking {
     writing: bool,
     /// When it was begun.
     writing_since: Time,
+    /// Since when the record is to say that nothing is tracked.
+    lost_at: Time,
     /// That write clears what the checkpoint leaves.
     clears: bool,
     /// The dirty map is being saved.
@@ -97,6 +99,7 @@ impl Tracking {
             unmarked: 0,
             writing: false,
             writing_since: Time(0),
+            lost_at: Time(0),
             clears: false,
             saving: false,
             step: Step::Idle,
@@ -165,11 +168,9 @@ impl Mirror {
 
     /// Whether the record that is to say that nothing is tracked has been waited for as long as it may.
     fn is_record_stuck(&mut self) -> bool {
-        // Whatever the record was wanted for before: one that has not come for so long is not waited for anew.
-        let Some(since) = self.recorder.busy_since() else {
-            return false;
-        };
-        let due = since + RECORD_BUDGET;
+        // A write of it that hangs already is not waited for anew.
+        let hangs_since = self.recorder.writing_since().unwrap_or(self.tracking.lost_at);
+        let due = hangs_since.min(self.tracking.lost_at) + RECORD_BUDGET;
         if due > self.now {
             self.arm(due);
         }
@@ -506,6 +507,7 @@ impl Mirror {
     /// What is in the state directory does not say any more where the legs may differ: the next record says so.
     pub(super) fn lose_track(&mut self) {
         if std::mem::replace(&mut self.tracking.tracked, false) {
+            self.tracking.lost_at = self.now;
             self.notify(Event::Tracked(false));
         }
         self.tracking.sound = false;
