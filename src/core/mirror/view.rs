@@ -2,7 +2,7 @@
 
 use super::Mirror;
 use super::follow::Follow;
-use crate::core::leg::LegId;
+use crate::core::leg::{Health, LegId};
 use crate::core::status::{LegStatus, Status};
 
 impl Mirror {
@@ -44,8 +44,13 @@ impl Mirror {
             Follow::InSync | Follow::Departing { .. } => self.counters.flushed,
             _ => leg.consistent_at,
         };
+        let health = match self.follow {
+            // It counts, but the record does not say so yet: a kill now finds it syncing.
+            Follow::Joining { .. } if secondary => Health::Syncing,
+            _ => leg.health,
+        };
         Some(LegStatus {
-            health: leg.health,
+            health,
             attached: leg.attached,
             consistent_at,
             lag_bytes: if secondary { self.lag_bytes } else { 0 },
