@@ -299,7 +299,11 @@ fn the_guest_does_not_wait_for_the_record_of_a_leg_that_becomes_in_sync() {
     rig.end(LegId::B, Action::Flush, Ok(()));
     assert_eq!(rig.answer(1), Some(Ok(())));
     let shown = |rig: &Rig| rig.mirror.status().legs[1].map(|leg| leg.health);
-    assert_eq!(shown(&rig), Some(Health::Syncing), "nobody is told before it is recorded");
+    assert_eq!(
+        shown(&rig),
+        Some(Health::Syncing),
+        "nobody is told before it is recorded"
+    );
     let record = rig.end_record(Ok(()));
     assert_eq!(shown(&rig), Some(Health::InSync));
     assert_eq!(record.legs[1].map(|leg| leg.health), Some(Health::InSync));
