@@ -108,7 +108,7 @@ fn seeds_that_failed_once_pass() {
         // Timers fired without end.
         5000643, //
         // A write went on without a mark although a record could have been written.
-        25707, 40163, //
+        25707, 40163, 103099, 113636, //
         // A read failed that the secondary could have served.
         2021, //
         // After a cut the secondary showed a write and lacked one that a flush had put before it.

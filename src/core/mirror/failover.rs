@@ -44,7 +44,7 @@
 use super::Mirror;
 use super::drain::Purpose;
 use super::follow::Follow;
-use super::table::{Change, Owner};
+use super::table::{Change, Owner, Side};
 use crate::core::breaks::{self, Break};
 use crate::core::config::CopyMode;
 use crate::core::effect::Event;
@@ -128,6 +128,8 @@ impl Mirror {
             if !entry.live || entry.error.take().is_none() {
                 continue;
             }
+            // One that is older than the leg came there by a copy.
+            entry.sides[to.index()] = Side::Done;
             let fua = matches!(
                 entry.change,
                 Change::Write { fua: true } | Change::Zero { fua: true, .. }

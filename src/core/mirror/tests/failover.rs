@@ -191,6 +191,43 @@ fn a_switch_in_progress_is_given_up_for_it() {
     assert_eq!(rig.answer(0), Some(Ok(())));
 }
 
+/// Seed 103099 of the simulation: a zeroing that is older than the attach is on the secondary by a copy, and not by an operation
+/// of its own.
+#[test]
+fn what_the_secondary_has_by_a_copy_alone_is_answered_by_it() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.mirror.detach(rig.now, LegId::B).expect("it is the secondary");
+    rig.take_effects();
+    rig.end_all(LegId::B);
+    rig.end_record(Ok(()));
+    let zeroes = Operation::WriteZeroes {
+        unmap: false,
+        fua: true,
+    };
+    rig.ask(0, zeroes, Range::new(GRAIN, GRAIN));
+    rig.end(LegId::A, Action::Zero { unmap: false }, Ok(()));
+    let traits = LegTraits { punches: true };
+    rig.mirror
+        .attach(rig.now, LegId::B, traits, CopyMode::Blind)
+        .expect("it is free");
+    rig.take_effects();
+    rig.end_record(Ok(()));
+    // The flush that makes the zeroing durable takes longer than the whole copy.
+    while rig.record.is_none() {
+        while rig.ops.iter().any(|op| op.leg == LegId::A && op.action == Action::Read) {
+            rig.end(LegId::A, Action::Read, Ok(()));
+        }
+        rig.end_all(LegId::B);
+    }
+    rig.end_record(Ok(()));
+    assert!(rig.mirror.status().counting);
+    rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    rig.end_all(LegId::B);
+    assert_eq!(rig.answer(0), None);
+    assert!(is_failover(&rig.end_record(Ok(()))));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+}
+
 #[test]
 fn a_stop_goes_on_behind_it_and_is_clean() {
     let mut rig = Rig::in_sync(Protocol::Flush);
