@@ -94,7 +94,7 @@ fn seeds_that_failed_once_pass() {
         // An operation was submitted under an id in flight.
         1699, //
         // Requests were not answered.
-        1706, 1935, 2618, 3414, 343, 2034795, 24595, //
+        1706, 1935, 2618, 3414, 343, 2034795, 24595, 103099, 113636, //
         // A write failed when records could be written again.
         272823, //
         // A stop did not end, or something came after it.
@@ -108,7 +108,7 @@ fn seeds_that_failed_once_pass() {
         // Timers fired without end.
         5000643, //
         // A write went on without a mark although a record could have been written.
-        25707, 40163, 103099, 113636, //
+        25707, 40163, //
         // A read failed that the secondary could have served.
         2021, //
         // After a cut the secondary showed a write and lacked one that a flush had put before it.
