@@ -200,14 +200,17 @@ impl RetiredDir {
         Ok(None)
     }
 
-    /// Put back what was saved of a disk, which is claimed, and forget it.
+    /// Put back what was saved of a disk, which is claimed. Forget it, if it is `proven` to be that disk: else this may be the only
+    /// copy.
     ///
     /// # Errors
     /// [`RetireError::Changed`] with nothing written. Else the disk may be restored in part, and can be again.
-    pub fn unretire(&self, entry: &Entry, disk: &Disk) -> Result<(), RetireError> {
+    pub fn unretire(&self, entry: &Entry, disk: &Disk, proven: bool) -> Result<(), RetireError> {
         let mut direct = Direct::new(disk).map_err(failed(&disk.identity, "share the descriptor of"))?;
         put_back(&entry.retired, &mut direct)?;
-        remove(&self.path, entry)?;
+        if proven {
+            remove(&self.path, entry)?;
+        }
         look_again(disk);
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use twinblk::control::launch::LaunchLeg;
 use twinblk::control::{Error, ErrorKind};
-use twinblk::core::LegId;
+use twinblk::core::{Health, LegId};
 use twinblk::io::disk::{self, Content, Disk, Wanted, identity};
 use twinblk::table::{LegIdentity, LegKind, Superblock};
 
@@ -150,7 +150,7 @@ pub fn open_primary(context: &Context, superblock: &Superblock, patience: Durati
     }
 }
 
-/// The recorded secondary: none if the device is to be served without it.
+/// The recorded secondary: none if the device is to be served without it. One that has failed is missed by nobody.
 ///
 /// # Errors
 /// It cannot be had, and `degraded` was not asked for.
@@ -161,24 +161,26 @@ pub fn open_secondary(
     degraded: bool,
 ) -> Result<Option<Leg>, Error> {
     let id = superblock.record.primary.other();
-    let followed = superblock.record.legs[id.index()].is_some_and(|leg| leg.attached);
-    if !followed {
+    let Some(recorded) = superblock.record.legs[id.index()].filter(|leg| leg.attached) else {
         return Ok(None);
-    }
+    };
+    let has_failed = matches!(recorded.health, Health::Failed | Health::Absent);
     match find(context, superblock, id, std::slice::from_ref(primary))? {
         Found::Open(disk) => Ok(Some(Leg::claimed(id, disk))),
-        Found::Held(error) => {
+        Found::Held(error) if !has_failed => {
             output::note(&format!(
                 "{}; starting without leg {id}, which is taken when it is free",
                 error.message
             ));
             unclaimed(superblock, id).map(Some)
         }
-        Found::Missing(error) | Found::Another(error) | Found::Unfit(error) if degraded => {
+        Found::Held(error) | Found::Missing(error) | Found::Another(error) | Found::Unfit(error)
+            if degraded || has_failed =>
+        {
             output::note(&format!("{}; starting without leg {id}", error.message));
             Ok(None)
         }
-        Found::Missing(error) | Found::Another(error) | Found::Unfit(error) => {
+        Found::Held(error) | Found::Missing(error) | Found::Another(error) | Found::Unfit(error) => {
             let hint = format!(
                 "bring leg {id} back, or serve without it: twinblk start {} --degraded",
                 superblock.name

@@ -90,6 +90,13 @@ pub fn doubt(recorded: Option<&Footprint>, now: Option<&Footprint>) -> Option<&'
     }
 }
 
+/// Whether both are of one disk that has been there all the time, whoever has written to it.
+pub fn is_of_one_disk(recorded: Option<&Footprint>, now: Option<&Footprint>) -> bool {
+    recorded
+        .zip(now)
+        .is_some_and(|(recorded, now)| recorded.boot == now.boot && recorded.sequence == now.sequence)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +130,9 @@ mod tests {
             assert!(doubt(Some(&footprint), Some(now)).is_some(), "{now:?}");
         }
         assert!(doubt(None, Some(&footprint)).is_some() && doubt(Some(&footprint), None).is_some());
+        let [rebooted, another, written] = &changed;
+        let is_same = |now| is_of_one_disk(Some(&footprint), Some(now));
+        assert!(is_same(written) && !is_same(rebooted) && !is_same(another) && !is_of_one_disk(None, Some(written)));
     }
 
     #[test]

@@ -228,6 +228,25 @@ moved_guest_outlives_the_daemon() {
     remove
 }
 
+property failed_and_gone 90 'a primary that failed and was taken away is missed by nobody: a daemon that was killed, and one that was stopped, start without it'
+failed_and_gone() {
+    mapped_mirror
+    load writes --fsync=8
+    dm_becomes first "$A" failing
+    moved
+    kill_daemon
+    dm_gone first
+    tw start "$NAME" > /dev/null
+    is_primary b
+    load_ends
+    holds '.io.errors == 0 and .state == "degraded"'
+    tw stop "$NAME" > /dev/null
+    tw start "$NAME" > /dev/null
+    is_primary b
+    dm first "$A" > /dev/null
+    remove
+}
+
 property primary_error_while_copying 90 'while the secondary has not got everything, an error of the primary goes to the guest, and roles stay'
 primary_error_while_copying() {
     mapped_mirror

@@ -45,6 +45,23 @@ retire_leaves_no_label() {
     remove
 }
 
+property anothers_leg_is_not_retired 90 'a disk that has become a leg of another device is neither wiped nor put back, also when that is stopped'
+anothers_leg_is_not_retired() {
+    local content
+    mirror "$A" "$B"
+    tw detach "$NAME" b > /dev/null
+    tw create other "$B" > other
+    fill "$(< other)" 32
+    tw stop other > /dev/null
+    content=$(hash_of "$B" $((32 * MIB)))
+    exits 3 twinblk detach "$NAME" b --retire
+    says "leg a of other"
+    equals "$(hash_of "$B" $((32 * MIB)))" "$content" "content of the other device"
+    tw start other > /dev/null
+    tw remove other > /dev/null
+    remove
+}
+
 property a_retired_disk_is_compared_whole 90 'a retired disk comes back with what was wiped on it, whoever vouches for it'
 a_retired_disk_is_compared_whole() {
     mkfs.ext4 -q -L keepme "$A"

@@ -6,7 +6,7 @@ use crate::args::{Detach, Leg};
 use crate::context::{Context, absolute, state_error};
 use crate::disks::{self, Target, disk_error};
 use crate::exit::Exit;
-use crate::size;
+use crate::{output, size};
 use serde::Serialize;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -94,7 +94,19 @@ pub fn unretire(context: &Context, args: &Leg) -> Result<Exit, Error> {
         attached.push(disk.clone());
     }
     let disk = open(context, recorded, &attached)?;
-    dir.unretire(&entry, &disk).map_err(retire_error)?;
+    belongs_to_nobody_else(context, name, &disk.identity)?;
+    let footprint = footprint::of(&disk.identity, disk.descriptor.as_fd());
+    let detached = superblock.footprints[entry.retired.leg.index()].as_ref();
+    let is_proven =
+        disks::comes_back(recorded, &disk.identity, false) || footprint::is_of_one_disk(detached, footprint.as_ref());
+    dir.unretire(&entry, &disk, is_proven).map_err(retire_error)?;
+    if !is_proven {
+        let path = disk.path().display();
+        output::note(&format!(
+            "nothing but its size and place says that {path} is the retired disk: what was saved of it is kept; twinblk \
+             remove --force gives it up"
+        ));
+    }
     let done = Restored {
         leg: entry.retired.leg,
         path: (*recorded.path).into(),
@@ -135,6 +147,7 @@ fn wipe(context: &Context, name: &Name, leg: LegId) -> Result<Entry, Error> {
     };
     let others: Vec<LegIdentity> = superblock.legs[leg.other().index()].iter().cloned().collect();
     let disk = open(context, recorded, &others)?;
+    belongs_to_nobody_else(context, name, &disk.identity)?;
     // To wipe it takes more than that nothing speaks against it. Either it can be no other disk, or none that was written to
     // since it was the leg; or it is going on with what was begun, and then every block that goes is saved.
     let footprint = footprint::of(&disk.identity, disk.descriptor.as_fd());
@@ -149,6 +162,22 @@ fn wipe(context: &Context, name: &Name, leg: LegId) -> Result<Entry, Error> {
         return Err(Error::refused(message).hint("make sure that it is; `wipefs --all --backup` wipes its labels"));
     }
     dir.retire(&superblock, leg, &disk).map_err(retire_error)
+}
+
+/// Refuse a disk that is a leg of another device, served or not.
+fn belongs_to_nobody_else(context: &Context, name: &Name, disk: &LegIdentity) -> Result<(), Error> {
+    for other in context.names()?.into_iter().filter(|other| other != name) {
+        let Ok(picked) = context.peek(&other) else { continue };
+        for leg in LegId::ALL {
+            let is_it =
+                |recorded: &LegIdentity| identity::same(recorded, disk) && identity::mismatch(recorded, disk).is_none();
+            if picked.superblock.legs[leg.index()].as_ref().is_some_and(is_it) {
+                let message = format!("{} is leg {leg} of {other}", &*disk.path);
+                return Err(Error::refused(message).hint(format!("see twinblk status {other}")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The disk, which must be the recorded one, claimed.
