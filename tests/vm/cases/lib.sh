@@ -127,11 +127,17 @@ load() {
         --verify=crc32c --verify_backlog=128 --verify_fatal=1 --serialize_overlap=1 --time_based --runtime=3600 \
         --allow_mounted_write=1 --output="/tmp/case/$name.json" --output-format=json --randrepeat=0 "$@" > "/tmp/case/$name.err" 2>&1 &
     LOADS+=($!)
-    # It has written before anything else happens.
-    until [ "$(sectors_written)" -ge $((written + 64)) ]; do
+    # It has written before anything else happens, and can be ended: until then it ignores the signal, as all in the background do.
+    until [ "$(sectors_written)" -ge $((written + 64)) ] && catches_interrupt "${LOADS[-1]}"; do
         still_runs "${LOADS[-1]}" "the load $name ($(head -c 2000 "/tmp/case/$name.err"))"
         sleep 0.1
     done
+}
+
+catches_interrupt() {
+    local mask
+    mask=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$1/status")
+    [ $((0x${mask:-0} & 2)) != 0 ]
 }
 
 sectors_written() {
