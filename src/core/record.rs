@@ -37,6 +37,13 @@ pub struct LegRecord {
     pub attached: bool,
 }
 
+impl LegRecord {
+    /// Whether the device goes on with what is on the disk: it follows it, and it has not failed.
+    pub fn is_used(&self) -> bool {
+        self.attached && !matches!(self.health, Health::Failed | Health::Absent)
+    }
+}
+
 /// One record. Of two that are both intact, the one with the higher number decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {

@@ -8,9 +8,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use twinblk::control::{Error, ErrorKind, Status, paths};
+use twinblk::core::LegId;
 use twinblk::runtime::admin::Client;
 use twinblk::runtime::state_dir::{StateDir, StateError};
-use twinblk::table::{Name, Picked};
+use twinblk::table::{LegIdentity, Name, Picked};
 
 /// Where things are, and how to print.
 pub struct Context {
@@ -114,6 +115,22 @@ impl Context {
     /// The state directory cannot be read.
     pub fn names(&self) -> Result<Vec<Name>, Error> {
         StateDir::list(&self.state_dir).map_err(|error| state_error(&error))
+    }
+
+    /// Every leg of every device. One whose state cannot be read has none.
+    ///
+    /// # Errors
+    /// The state directory cannot be read.
+    pub fn legs(&self) -> Result<Vec<(Name, LegId, LegIdentity)>, Error> {
+        let mut legs = Vec::new();
+        for name in self.names()? {
+            let Ok(picked) = self.peek(&name) else { continue };
+            for leg in LegId::ALL {
+                let disk = picked.superblock.legs[leg.index()].clone();
+                legs.extend(disk.map(|disk| (name.clone(), leg, disk)));
+            }
+        }
+        Ok(legs)
     }
 
     /// What the daemon says of its device.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use twinblk::control::launch::LaunchLeg;
 use twinblk::control::{Error, ErrorKind};
-use twinblk::core::{Health, LegId};
+use twinblk::core::LegId;
 use twinblk::io::disk::{self, Content, Disk, Wanted, identity};
 use twinblk::table::{LegIdentity, LegKind, Superblock};
 
@@ -164,10 +164,10 @@ pub fn open_secondary(
     let Some(recorded) = superblock.record.legs[id.index()].filter(|leg| leg.attached) else {
         return Ok(None);
     };
-    let has_failed = matches!(recorded.health, Health::Failed | Health::Absent);
+    let is_used = recorded.is_used();
     match find(context, superblock, id, std::slice::from_ref(primary))? {
         Found::Open(disk) => Ok(Some(Leg::claimed(id, disk))),
-        Found::Held(error) if !has_failed => {
+        Found::Held(error) if is_used => {
             output::note(&format!(
                 "{}; starting without leg {id}, which is taken when it is free",
                 error.message
@@ -175,7 +175,7 @@ pub fn open_secondary(
             unclaimed(superblock, id).map(Some)
         }
         Found::Held(error) | Found::Missing(error) | Found::Another(error) | Found::Unfit(error)
-            if degraded || has_failed =>
+            if degraded || !is_used =>
         {
             output::note(&format!("{}; starting without leg {id}", error.message));
             Ok(None)

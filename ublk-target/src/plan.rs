@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use twinblk::control::Error;
 use twinblk::control::launch::{Action, Create, Launch, LaunchLeg, Start};
-use twinblk::core::{CopyMode, Geometry, Health, LegId, Record};
+use twinblk::core::{CopyMode, Geometry, LegId, Record};
 use twinblk::io::disk::{Disk, footprint};
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::table::{Settings, Superblock};
@@ -180,12 +180,12 @@ impl Plan {
         let at = secondary.index();
         let is_attached = record.legs[at].is_some_and(|leg| leg.attached);
         // The guest was moved off it: nobody waits for it to come back.
-        let has_failed = record.legs[at].is_some_and(|leg| matches!(leg.health, Health::Failed | Health::Absent));
+        let is_used = record.legs[at].is_some_and(|leg| leg.is_used());
         if !is_attached {
             // A disk that the device does not follow is not touched, and its claim is let go.
             disks[at] = None;
             awaited = None;
-        } else if disks[at].is_none() && awaited.is_none() && !start.degraded && !has_failed {
+        } else if disks[at].is_none() && awaited.is_none() && !start.degraded && is_used {
             return Err(Error::refused(format!("leg {secondary} is not there"))
                 .hint("bring its disk back, or serve without it: --degraded"));
         }

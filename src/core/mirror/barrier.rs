@@ -16,7 +16,7 @@ use super::OpKind;
 use super::admit::Need;
 use super::follow::Follow;
 use crate::core::breaks::{self, Break};
-use crate::core::effect::{Action, Event};
+use crate::core::effect::Action;
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::record::Protocol;
@@ -193,12 +193,7 @@ impl Mirror {
     }
 
     fn tell_flush_error(&mut self, leg: LegId, error: Errno) {
-        self.notify(Event::LegError {
-            leg,
-            action: Action::Flush,
-            range: Range::EMPTY,
-            error,
-        });
+        self.tell_leg_error(leg, Action::Flush, Range::EMPTY, error);
     }
 
     /// What the primary was to make durable may be lost: it is dirty, and nothing is as tracked as it was. A secondary that has

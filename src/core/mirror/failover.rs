@@ -94,8 +94,8 @@ impl Mirror {
         let idle = self.flush.is_none() && !flushing && self.abandoned == 0;
         // What failed, and has landed on the other leg, is all that is left.
         let failed = |index: u32| self.table[index].error.is_some() && self.table[index].settled;
-        let entries = self.table.indices().filter(|&index| self.table[index].live);
-        idle && entries.into_iter().all(failed)
+        let mut entries = self.table.indices().filter(|&index| self.table[index].live);
+        idle && entries.all(failed)
             && self.guests.iter().all(|guest| {
                 !guest.active || !guest.admitted || guest.failed.is_some() || guest.entry.is_some_and(failed)
             })
@@ -130,12 +130,9 @@ impl Mirror {
             }
             // One that is older than the leg came there by a copy.
             entry.sides[to.index()] = Side::Done;
-            let fua = matches!(
-                entry.change,
-                Change::Write { fua: true } | Change::Zero { fua: true, .. }
-            );
+            let fua = entry.change.is_fua();
             // It completed before: what failed is the flush behind it.
-            if let (Change::Zero { .. }, true, Owner::Guest(tag)) = (entry.change, fua, entry.owner)
+            if let (Change::Zero { fua: true, .. }, Owner::Guest(tag)) = (entry.change, entry.owner)
                 && self.guests[tag.0 as usize].primary_flushed
             {
                 continue;

@@ -382,6 +382,15 @@ impl Mirror {
         }));
     }
 
+    fn tell_leg_error(&mut self, leg: LegId, action: Action, range: Range, error: Errno) {
+        self.notify(Event::LegError {
+            leg,
+            action,
+            range,
+            error,
+        });
+    }
+
     fn notify(&mut self, event: Event) {
         self.effects.push_back(Effect::Notify(event));
     }

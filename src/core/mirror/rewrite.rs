@@ -168,12 +168,7 @@ impl Mirror {
             } else {
                 Action::Read
             };
-            self.notify(Event::LegError {
-                leg,
-                action,
-                range,
-                error,
-            });
+            self.tell_leg_error(leg, action, range, error);
         }
         self.table[index].sides[leg.index()] = match result {
             Err(_) if !wrote => Side::Missed,

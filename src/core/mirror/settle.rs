@@ -10,7 +10,7 @@ use super::follow::Follow;
 use super::table::{Change, Entry, Owner, Side};
 use super::{Mirror, OpKind, SECONDARY_IN_FLIGHT};
 use crate::core::breaks::{self, Break};
-use crate::core::effect::{Action, Event};
+use crate::core::effect::Action;
 use crate::core::geometry::Range;
 use crate::core::layout::Buf;
 use crate::core::leg::LegId;
@@ -120,7 +120,7 @@ impl Mirror {
                     entry.generation = generation;
                     self.lag_bytes += range.len;
                 }
-                if matches!(change, Change::Write { fua: true } | Change::Zero { fua: true, .. }) {
+                if change.is_fua() {
                     self.counters.requested = self.counters.requested.max(generation);
                 }
                 self.recorder.note_generation(generation);
@@ -141,12 +141,7 @@ impl Mirror {
                     }
                 }
                 let action = action_of(change);
-                self.notify(Event::LegError {
-                    leg,
-                    action,
-                    range,
-                    error,
-                });
+                self.tell_leg_error(leg, action, range, error);
             }
         }
         self.let_go(index, leg);
@@ -181,12 +176,7 @@ impl Mirror {
                 self.in_flight -= 1;
                 self.order[leg.index()].remove(index, &mut self.released);
                 self.released.clear();
-                self.notify(Event::LegError {
-                    leg,
-                    action: action_of(change),
-                    range,
-                    error,
-                });
+                self.tell_leg_error(leg, action_of(change), range, error);
                 self.leave_failed();
                 self.settle(index);
             }
@@ -358,12 +348,7 @@ impl Mirror {
             return;
         }
         if let Err(error) = result {
-            self.notify(Event::LegError {
-                leg,
-                action: Action::Read,
-                range,
-                error,
-            });
+            self.tell_leg_error(leg, Action::Read, range, error);
             self.read_failed(tag, error);
             return;
         }

@@ -58,6 +58,13 @@ pub(super) enum Change {
     Rewrite,
 }
 
+impl Change {
+    /// Whether it is acknowledged only when it is durable.
+    pub(super) fn is_fua(self) -> bool {
+        matches!(self, Change::Write { fua: true } | Change::Zero { fua: true, .. })
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub range: Range,

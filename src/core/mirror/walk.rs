@@ -373,12 +373,7 @@ impl Mirror {
             } else {
                 Action::Read
             };
-            self.notify(Event::LegError {
-                leg,
-                action,
-                range: piece.range,
-                error,
-            });
+            self.tell_leg_error(leg, action, piece.range, error);
         }
         if writing {
             if result.is_err() {

@@ -38,7 +38,7 @@ struct Found {
 pub fn run(context: &Context, args: &LegAt) -> Result<Exit, Error> {
     let system = System::host();
     let block = system.block(args.device).map_err(|error| disk_error(&error))?;
-    let legs = recorded(context)?;
+    let legs = context.legs()?;
     let found = match look(&system, &block, &legs)? {
         Some(found) => Some(found),
         None if block.partition().is_some() => {
@@ -64,19 +64,6 @@ pub fn run(context: &Context, args: &LegAt) -> Result<Exit, Error> {
         )
     })?;
     Ok(Exit::Done)
-}
-
-/// Every leg of every device. What cannot be read hides nothing.
-fn recorded(context: &Context) -> Result<Vec<(Name, LegId, LegIdentity)>, Error> {
-    let mut legs = Vec::new();
-    for name in context.names()? {
-        let Ok(picked) = context.peek(&name) else { continue };
-        for leg in LegId::ALL {
-            let disk = picked.superblock.legs[leg.index()].clone();
-            legs.extend(disk.map(|disk| (name.clone(), leg, disk)));
-        }
-    }
-    Ok(legs)
 }
 
 fn look(system: &System, block: &BlockDir, legs: &[(Name, LegId, LegIdentity)]) -> Result<Option<Found>, Error> {

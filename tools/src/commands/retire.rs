@@ -87,7 +87,7 @@ pub fn unretire(context: &Context, args: &Leg) -> Result<Exit, Error> {
         let Some(disk) = superblock.legs[leg.index()].as_ref().filter(|_| is_attached) else {
             continue;
         };
-        if identity::same(disk, recorded) && identity::mismatch(disk, recorded).is_none() {
+        if is_it(disk, recorded) {
             let message = format!("{} is leg {leg} of {name}, and mirrored to", &*disk.path);
             return Err(Error::wrong_state(message).hint(format!("detach it first: twinblk detach {name} {leg}")));
         }
@@ -166,18 +166,17 @@ fn wipe(context: &Context, name: &Name, leg: LegId) -> Result<Entry, Error> {
 
 /// Refuse a disk that is a leg of another device, served or not.
 fn belongs_to_nobody_else(context: &Context, name: &Name, disk: &LegIdentity) -> Result<(), Error> {
-    for other in context.names()?.into_iter().filter(|other| other != name) {
-        let Ok(picked) = context.peek(&other) else { continue };
-        for leg in LegId::ALL {
-            let is_it =
-                |recorded: &LegIdentity| identity::same(recorded, disk) && identity::mismatch(recorded, disk).is_none();
-            if picked.superblock.legs[leg.index()].as_ref().is_some_and(is_it) {
-                let message = format!("{} is leg {leg} of {other}", &*disk.path);
-                return Err(Error::refused(message).hint(format!("see twinblk status {other}")));
-            }
-        }
+    let mut others = context.legs()?.into_iter().filter(|(other, ..)| other != name);
+    if let Some((other, leg, _)) = others.find(|(.., recorded)| is_it(recorded, disk)) {
+        let message = format!("{} is leg {leg} of {other}", &*disk.path);
+        return Err(Error::refused(message).hint(format!("see twinblk status {other}")));
     }
     Ok(())
+}
+
+/// Whether both are known to be one disk.
+fn is_it(recorded: &LegIdentity, disk: &LegIdentity) -> bool {
+    identity::same(recorded, disk) && identity::mismatch(recorded, disk).is_none()
 }
 
 /// The disk, which must be the recorded one, claimed.
