@@ -144,6 +144,7 @@ fn allocations(protocol: Protocol, mirrored: bool, requests: usize) -> u64 {
         health: Health::InSync,
         consistent_at: 0,
         attached: true,
+        doubted: false,
     });
     let record = Record {
         tracked: true,

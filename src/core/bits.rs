@@ -73,9 +73,15 @@ impl Bits {
     /// Put every number of `other`, which has the same bound, into the set.
     pub fn unite(&mut self, other: &Bits) {
         assert_eq!(self.len, other.len, "sets of the same numbers");
+        self.unite_words(&other.words);
+    }
+
+    /// Put every number of the set that `words` says, as many as there are, into the set.
+    pub fn unite_words(&mut self, words: &[u64]) {
+        assert_eq!(self.words.len(), words.len(), "sets of the same numbers");
         self.words
             .iter_mut()
-            .zip(&other.words)
+            .zip(words)
             .for_each(|(word, other)| *word |= other);
     }
 

@@ -77,11 +77,23 @@ pub enum Break {
     RewriteOvertakes,
     /// A switch records the old primary as in sync although it failed a flush.
     DoubtForgotten,
+    /// What the primary failed is copied from it to the secondary, which has it.
+    CopiedFromDoubted,
+    /// A failover that was given up is not tried again when a record is durable.
+    FailoverForgotten,
+    /// A failover holds the guest for as long as it takes.
+    HeldByFailover,
+    /// What a leg may have lost in a flush that failed is compared when the leg is made equal.
+    DoubtedCompared,
+    /// That a leg failed a flush is not known after a restart.
+    DoubtUnrecorded,
+    /// An error of the host's is taken for one of the disk.
+    HostTakenForDisk,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 35] = [
+    pub const ALL: [Break; 41] = [
         Break::AckBeforeSecondary,
         Break::FlushedAtCompletion,
         Break::EpochOrder,
@@ -117,6 +129,12 @@ impl Break {
         Break::MovedUndrained,
         Break::RewriteOvertakes,
         Break::DoubtForgotten,
+        Break::CopiedFromDoubted,
+        Break::FailoverForgotten,
+        Break::HeldByFailover,
+        Break::DoubtedCompared,
+        Break::DoubtUnrecorded,
+        Break::HostTakenForDisk,
     ];
 }
 

@@ -70,6 +70,12 @@ impl DirtyMap {
         grains.assign(&self.words);
     }
 
+    /// Put what is dirty into `grains`, which has the bound of this device.
+    pub fn add_to(&self, grains: &mut Bits) {
+        assert_eq!(grains.len(), self.geometry.grains(), "grains of this device");
+        grains.unite_words(&self.words);
+    }
+
     /// Take the mark from the grains that lie wholly in `range` (the device's end counts as a boundary). Only for a
     /// copy of them that is about to be entered into the order of both legs.
     pub fn take(&mut self, range: Range) {

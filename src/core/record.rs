@@ -35,6 +35,8 @@ pub struct LegRecord {
     pub consistent_at: u64,
     /// Whether the device is meant to follow it: false after a detach.
     pub attached: bool,
+    /// Whether it failed a flush, and what it may have lost was not written to it again since: what it shows proves nothing.
+    pub doubted: bool,
 }
 
 impl LegRecord {
@@ -80,6 +82,7 @@ impl Record {
                     health: Health::InSync,
                     consistent_at: 0,
                     attached: true,
+                    doubted: false,
                 }),
                 None,
             ],

@@ -52,6 +52,30 @@ impl Errno {
     pub const NOT_SUPPORTED: Errno = Errno(95);
     /// ETIMEDOUT: the leg did not answer in time.
     pub const TIMED_OUT: Errno = Errno(110);
+    /// ENOMEM: the host had no memory for it.
+    pub const NO_MEMORY: Errno = Errno(12);
+
+    /// Whether it is the host that could not do the operation, and not the disk: nobody is demoted for it, and nothing that was
+    /// done before is in doubt.
+    ///
+    /// The kernel tells an error of a disk by one of few numbers (`block/blk-core.c`, `blk_errors`), and what does not get as far as a
+    /// disk by others:
+    ///
+    /// | errno | whose | where it comes from |
+    /// |---|---|---|
+    /// | `EINTR` 4 | host | a signal came while the operation waited for its turn (a lock of a file, a worker of the ring) |
+    /// | `EAGAIN` 11 | host | `BLK_STS_AGAIN`, or the ring: it could not be begun without waiting |
+    /// | `ENOMEM` 12 | host | `BLK_STS_RESOURCE`, or the ring: no memory for a request |
+    /// | `EBUSY` 16 | host | `BLK_STS_DEV_RESOURCE`: what the driver shares between devices is in use |
+    /// | `ENOBUFS` 105 | host | a network disk's socket had no memory |
+    /// | `EIO`, `ENOSPC`, `ETIMEDOUT`, `ENOLINK`, `EREMOTEIO`, `EBADE`, `ENODATA`, `EILSEQ`, `ENODEV`, `ENXIO`, `ETIME`, `EROFS`, `EDQUOT`, … | disk | the other `BLK_STS_*`: medium, target, transport, reservation, time-out, protection, offline; a thin pool or file system that is full or read-only |
+    /// | `EINVAL`, `EOPNOTSUPP` | disk | `BLK_STS_INVAL`, `BLK_STS_NOTSUPP`: what it took before it does not take any more |
+    /// | `ECANCELED`, `EFAULT`, `EBADF` | disk | of a ring that works these are mistakes of this program; a leg that gets them is not written to any more |
+    ///
+    /// The engine has tried it again for a while when the core is told (see `io::uring`).
+    pub const fn is_of_host(self) -> bool {
+        matches!(self.0, 4 | 11 | 12 | 16 | 105)
+    }
 }
 
 impl fmt::Display for Errno {

@@ -11,6 +11,8 @@
 //!   used again only then, and a result that belongs to no operation in flight is a programmer's error.
 //! - **Whole.** A completion without an error means every byte. Short transfers go on where they stopped; a transfer
 //!   that gets nowhere is EIO. An error after part of the bytes is an error of the whole, whose range holds any mixture.
+//! - **Patient.** What the host cannot do (see [`Errno::is_of_host`](crate::core::Errno::is_of_host)) is tried again, for about
+//!   ten seconds if nothing of it gets done.
 //! - **No allocation** after construction, and nothing that grows with the number of operations.
 //! - Legs are plain descriptors, not fixed files: up to Linux 6.12 a fixed file leaves its ring only after all older
 //!   operations on fixed files, and a fetch on an idle ublk device never ends.

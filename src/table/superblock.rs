@@ -40,7 +40,8 @@
 //! | 4064 | 32 | checksum |
 //!
 //! A leg in the record: byte 0 is its health (0 there never was one, 1 in-sync, 2 behind, 3 syncing, 4 failed, 5 absent),
-//! byte 1 whether it is attached, bytes 8 to 15 the generation at which it is consistent.
+//! byte 1 whether it is attached, byte 2 whether it failed a flush and may show what it does not hold, bytes 8 to 15 the
+//! generation at which it is consistent.
 //!
 //! A footprint, all zero where there is none: 16 bytes boot id, 8 bytes sequence number, 8 bytes count of what was written.
 //!
@@ -418,7 +419,7 @@ fn put_record(draft: &mut Draft, record: &Record) {
                 Health::Failed => 4,
                 Health::Absent => 5,
             };
-            draft.put(at, &[health, leg.attached.into()]);
+            draft.put(at, &[health, leg.attached.into(), leg.doubted.into()]);
             draft.put(at + 8, &leg.consistent_at.to_le_bytes());
         }
     }
@@ -463,11 +464,12 @@ fn take_leg(table: Verified<'_>, at: usize) -> Result<Option<LegRecord>, Flaw> {
         5 => Health::Absent,
         _ => return Err(Flaw::Malformed("the health of a leg")),
     };
-    table.zero(at + 2, 6)?;
+    table.zero(at + 3, 5)?;
     Ok(Some(LegRecord {
         health,
         consistent_at: table.u64(at + 8),
         attached: table.bool(at + 1)?,
+        doubted: table.bool(at + 2)?,
     }))
 }
 
@@ -614,11 +616,13 @@ pub(crate) fn example() -> Superblock {
                     health: Health::Behind,
                     consistent_at: 41,
                     attached: true,
+                    doubted: false,
                 }),
                 Some(LegRecord {
                     health: Health::InSync,
                     consistent_at: 42,
                     attached: false,
+                    doubted: false,
                 }),
             ],
             protocol: Protocol::Async,

@@ -39,11 +39,13 @@ fn example() -> Superblock {
                     health: Health::Behind,
                     consistent_at: 0x3132_3334_3536_3738,
                     attached: true,
+                    doubted: false,
                 }),
                 Some(LegRecord {
                     health: Health::InSync,
                     consistent_at: 42,
                     attached: false,
+                    doubted: false,
                 }),
             ],
             protocol: Protocol::Flush,
@@ -222,6 +224,7 @@ impl Random {
             health: self.pick(&all),
             consistent_at: self.next(),
             attached: self.pick(&[true, false]),
+            doubted: self.pick(&[true, false]),
         }
     }
 

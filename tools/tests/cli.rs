@@ -107,6 +107,7 @@ impl Host {
             health,
             consistent_at: 0,
             attached,
+            doubted: false,
         };
         Superblock {
             uuid: [7; 16],

@@ -11,6 +11,7 @@ fn core(secondary: Option<(Health, bool)>) -> CoreStatus {
         health,
         consistent_at: 7,
         attached,
+        doubted: false,
     };
     let status = |health, attached| CoreLegStatus {
         health,

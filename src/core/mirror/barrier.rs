@@ -14,7 +14,7 @@
 use super::Mirror;
 use super::OpKind;
 use super::admit::Need;
-use super::follow::Follow;
+use super::follow::{Follow, is_hosts};
 use crate::core::breaks::{self, Break};
 use crate::core::effect::Action;
 use crate::core::geometry::Range;
@@ -162,7 +162,9 @@ impl Mirror {
             Ok(()) => {}
             Err(error) => {
                 self.tell_flush_error(leg, error);
-                self.primary_flush_failed();
+                if !is_hosts(error) {
+                    self.primary_flush_failed();
+                }
             }
         }
         let result = if spoiled { result.and(Err(Errno::IO)) } else { result };
@@ -183,10 +185,18 @@ impl Mirror {
     /// A flush that no guest asked for has failed.
     pub(super) fn unasked_flush_failed(&mut self, leg: LegId, error: Errno) {
         self.tell_flush_error(leg, error);
-        if leg == self.primary {
+        if is_hosts(error) {
+            // Nothing was flushed, and nothing is lost by it. A secondary that is not followed any more must be known not to be
+            // before what is dirty is saved: what it was not flushed for is part of that.
+            if leg != self.primary {
+                self.leave_lagging();
+            }
+            self.checkpoint_failed();
+        } else if leg == self.primary {
             self.flush_failure_untold = true;
             self.primary_flush_failed();
         } else {
+            self.doubt_secondary();
             self.leave_failed();
             self.left_leg_failed();
         }
@@ -196,8 +206,8 @@ impl Mirror {
         self.tell_leg_error(leg, Action::Flush, Range::EMPTY, error);
     }
 
-    /// What the primary was to make durable may be lost: it is dirty, and nothing is as tracked as it was. A secondary that has
-    /// everything can keep what the primary could not, if the primary counts no more.
+    /// What the primary was to make durable may be lost, and nothing is as tracked as it was. A secondary that has everything can
+    /// keep what the primary could not, if the primary counts no more.
     pub(super) fn primary_flush_failed(&mut self) {
         if self.fail_over() {
             self.hold_reads();
@@ -208,9 +218,8 @@ impl Mirror {
             self.lose_track();
         }
         self.regions_stay();
-        self.pump_record();
         if !self.is_failing_over() {
-            self.mend();
+            self.pump_record();
         }
     }
 
@@ -251,7 +260,8 @@ impl Mirror {
     pub(super) fn secondary_flush_completed(&mut self, result: Result<(), Errno>) {
         let Some(flush) = self.flush.take() else {
             self.abandoned -= 1;
-            if result.is_err() {
+            if result.is_err_and(|error| !is_hosts(error)) {
+                self.doubt_secondary();
                 self.left_leg_failed();
             }
             self.leg_is_quiet();
@@ -260,7 +270,10 @@ impl Mirror {
         let leg = self.secondary();
         if let Err(error) = result {
             self.tell_flush_error(leg, error);
-            self.leave_failed();
+            if !is_hosts(error) {
+                self.doubt_secondary();
+            }
+            self.leave_because(error);
             return;
         }
         self.flushes_completed = self.flushes_issued;

@@ -260,7 +260,10 @@ impl Mirror {
         let mut news = BlockMask::default();
         for i in (0..piece.blocks()).filter(|&i| differing.contains(i) && !piece.mended_behind.contains(i)) {
             let block = piece.block_range(i, i + 1);
-            if !self.dirty.touches(block) && !self.resync.failed.iter().any(|failed| failed.overlaps(block)) {
+            if !self.dirty.touches(block)
+                && !self.doubt.lacks(block)
+                && !self.resync.failed.iter().any(|failed| failed.overlaps(block))
+            {
                 news.insert(i);
             }
         }

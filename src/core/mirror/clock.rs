@@ -23,6 +23,7 @@ impl Mirror {
         self.check_leg();
         self.try_catch_up();
         self.check_drain_deadline();
+        self.check_failover_pause();
         self.check_digest_deadline();
         self.check_tracking();
         self.pump();

@@ -4,7 +4,7 @@
 //! everything admitted is answered and on both legs; both legs are flushed; the record is made durable; what was held goes on.
 //!
 //! *What must hold:* roles change in memory only after the record that says so is durable, and while anything is held for a
-//! switch both legs are equal. So a kill at any step leaves one authoritative leg, and it has everything acknowledged.
+//! switch both legs are equal, but where the primary failed and the secondary is right (see `doubt`). So a kill at any step leaves one authoritative leg, and it has everything acknowledged.
 //! Until the record is begun the switch can be given up without a trace. When its write fails, the old roles are recorded
 //! again under a higher number, and until that is durable only what both legs completed is acknowledged.
 
@@ -180,7 +180,13 @@ impl Mirror {
         let drain = self.drain.as_mut().expect("a drain is under way");
         drain.phase = Phase::Hold;
         drain.held_at = now;
-        let look_at = now + drain.max_pause.unwrap_or(RECORD_BUDGET);
+        let longest = match drain.purpose {
+            Purpose::Failover { .. } => self.config.leg_timeout,
+            Purpose::Switch | Purpose::Protocol(_) | Purpose::Stop | Purpose::HandOver(_) => {
+                drain.max_pause.unwrap_or(RECORD_BUDGET)
+            }
+        };
+        let look_at = now + longest;
         let hands_over = matches!(drain.purpose, Purpose::HandOver(_));
         self.arm(look_at);
         for &tag in &self.waiting {
@@ -530,7 +536,8 @@ impl Mirror {
             Purpose::Protocol(protocol) => self.recorder.protocol = protocol,
             Purpose::Stop | Purpose::HandOver(_) if drain.clean => {
                 let secondary = self.secondary();
-                let unequal = !self.dirty.is_empty() || self.resync.active || !self.is_trackable();
+                let lacks = self.doubt.some_lacks();
+                let unequal = lacks || !self.dirty.is_empty() || self.resync.active || !self.is_trackable();
                 if self.follow == Follow::InSync && unequal {
                     // What is dirty is known to this core only: the next one must not take the leg for equal.
                     self.leg_mut(secondary).health = Health::Syncing;
@@ -556,6 +563,10 @@ impl Mirror {
         else {
             return;
         };
+        if self.recorder.is_busy() {
+            // Another record may be in force before long: one that was begun under the old roles, when a failover's was late.
+            return;
+        }
         let durable = *self.recorder.durable();
         match purpose {
             Purpose::Switch if durable.primary != self.primary => {
@@ -638,18 +649,12 @@ impl Mirror {
         }
         if let Some(Drain {
             purpose: Purpose::Failover { stops },
-            phase: Phase::Record,
+            phase,
             held_at,
             ..
         }) = self.drain
         {
-            let due = held_at + RECORD_BUDGET;
-            if due > self.now {
-                self.arm(due);
-            } else {
-                self.failover_unrecorded = true;
-                self.give_up_failover(stops);
-            }
+            self.check_failover(stops, phase, held_at);
             return;
         }
         let Some(Drain {

@@ -11,13 +11,14 @@
 //! *Why, while it is being written:* nothing is under way, so both legs have everything acknowledged; and whatever a barrier was
 //! acknowledged for, in `async` too, is durable on the secondary by the flush before. Nothing is acknowledged until the record is
 //! durable, or given up.
-//! *Why, afterwards:* the old primary is a leg that failed. Where it may lack something is dirty: where it failed, and where it was
-//! written to since its last good flush. What failed is on the new primary, which was flushed after it landed: that makes a FUA
+//! *Why, afterwards:* the old primary is a leg that failed. Where it may lack something is dirty: where it failed (see `doubt`), and
+//! where it was written to since its last good flush. What failed is on the new primary, which was flushed after it landed: that makes a FUA
 //! write, or a FLUSH, true.
 //!
-//! *The secondary has everything* if it is in sync, and nothing was dirty or being copied when the first operation failed. What
-//! fails later is dirty for the old primary's sake. A secondary that is being detached misses what came since: the guest gets
-//! the error.
+//! *The secondary has everything* if it is in sync and nothing is being copied to it: what the primary fails is lacking there (see
+//! `doubt`), and not dirty. A secondary that is
+//! being detached misses what came since: the guest gets the error. One that is about to be in sync has everything too, but the
+//! record does not say so yet: the guest gets the error, and is moved then.
 //!
 //! *A read* that fails meanwhile waits for the end, and is asked again of whichever leg is primary then. After a failed flush all
 //! reads are held: the old primary may show what it had before.
@@ -25,13 +26,17 @@
 //! *Something else under way:* a switch, a change of protocol or a hand-over is given up; if its record is being written nothing
 //! that could fail is. A stop begins anew behind it. A verify or digest ends without a result.
 //!
-//! *How it ends otherwise:* if the secondary is given up on the way, or the record cannot be made durable within its budget, the
-//! old primary stays what it is, what failed is answered with its error, and is dirty. If the record may be in force all the
-//! same, only what both legs completed is acknowledged until a later one is durable, as after a switch. Before any record is
-//! durable again it is not tried again: the guest would be held for a budget by each error.
+//! *How it ends otherwise:* if the secondary is given up on the way the old primary stays what it is, what failed is answered with
+//! its error, and is dirty. If the record cannot be made durable within its budget, or nothing comes to rest within the leg
+//! time-out, what failed is answered with its error too, and stays lacking on the primary: the secondary has it, and is not given
+//! what the primary shows. If the record may be in force all the same, only what both legs completed is acknowledged until a
+//! later one is durable, as after a switch.
+//! *It is tried again* at the next durable record: before, each error would hold the guest for a budget. If records can be
+//! written, one is written for it, after as long a pause as the hold may last. A stop tries it at once, for the last time.
 //!
-//! *Why it ends:* nothing is admitted, each operation of the secondary has its deadline, and the record a budget. The stall
-//! clock stands still: the secondary is slow, and what the guest would be given instead is an error.
+//! *Why it ends:* nothing is admitted; the hold has a budget, the leg time-out, which neither the secondary's progress nor an
+//! operation that the primary does not answer begins anew; and the record has one. The stall clock stands still: the secondary
+//! is slow, and what the guest would be given instead is an error.
 //!
 //! *Not here: a primary that hangs.* Nobody is moved off it before its operations have ended: the guest's buffers are theirs (a
 //! read's too, which would have to be asked again into another one), a FLUSH under way there keeps its tag's name for an operation
@@ -42,15 +47,16 @@
 //! will show.
 
 use super::Mirror;
-use super::drain::Purpose;
+use super::drain::{Drain, Phase, Purpose};
 use super::follow::Follow;
 use super::table::{Change, Owner, Side};
 use crate::core::breaks::{self, Break};
-use crate::core::config::CopyMode;
+use crate::core::config::{CopyMode, RECORD_BUDGET};
 use crate::core::effect::Event;
 use crate::core::leg::Health;
 use crate::core::request::{Operation, Tag};
 use crate::core::status::WalkKind;
+use crate::core::time::{Span, Time};
 
 impl Mirror {
     /// The primary has failed a mutation or a flush. Before anything is marked dirty for it: move the guest to the secondary if
@@ -60,7 +66,7 @@ impl Mirror {
             return true;
         }
         let stops = self.is_stopping();
-        if !self.is_secondary_complete() || !self.may_drain_for_failover() || self.failover_unrecorded {
+        if !self.is_secondary_complete() || !self.may_drain_for_failover() || self.failover_waits {
             return false;
         }
         self.give_up_drain();
@@ -69,6 +75,62 @@ impl Mirror {
         }
         self.begin_drain(Purpose::Failover { stops }, None);
         true
+    }
+
+    /// The guest is to be moved, and was not yet.
+    pub(super) fn try_failover(&mut self) {
+        let in_the_way = self.drain.is_some_and(|drain| drain.purpose != Purpose::Stop);
+        if !in_the_way && !breaks::on(Break::FailoverForgotten) {
+            self.fail_over();
+        }
+    }
+
+    /// A stop is asked for: the guest waits anyhow. Returns whether it is being moved first; the stop goes on behind that.
+    pub(super) fn fail_over_before_stop(&mut self) -> bool {
+        if self.failover_due {
+            self.failover_waits = false;
+            self.fail_over();
+        }
+        if let Some(Drain {
+            purpose: Purpose::Failover { stops },
+            ..
+        }) = &mut self.drain
+        {
+            *stops = true;
+        }
+        self.is_failing_over()
+    }
+
+    /// The clocks of a failover.
+    pub(super) fn check_failover(&mut self, stops: bool, phase: Phase, held_at: Time) {
+        let budget = match phase {
+            Phase::Record => RECORD_BUDGET,
+            Phase::Lower(_) | Phase::Hold | Phase::Flush | Phase::Save | Phase::Stopped => self.config.leg_timeout,
+        };
+        let due = held_at + budget;
+        if due > self.now || phase != Phase::Record && breaks::on(Break::HeldByFailover) {
+            self.arm(due.max(self.now + Span::from_millis(1)));
+            return;
+        }
+        self.failover_waits = true;
+        let at = self.now + budget;
+        self.failover_at = Some(at);
+        self.give_up_failover(stops);
+        self.arm(at);
+    }
+
+    /// A failover that was given up waits for a record: if there is nothing else to record, write one all the same.
+    pub(super) fn check_failover_pause(&mut self) {
+        let Some(at) = self.failover_at else { return };
+        if at > self.now {
+            self.arm(at);
+            return;
+        }
+        self.failover_at = None;
+        if self.failover_due && self.failover_waits && !self.is_stopping() {
+            self.recorder.renew();
+            self.pump_record();
+        }
     }
 
     /// Whether the guest is being moved to the other leg because the primary failed.
@@ -120,7 +182,8 @@ impl Mirror {
         self.flush_failure_untold = false;
         self.counters.unfollow();
         self.doubt_unflushed(from);
-        self.dirty_doubted();
+        self.dirty_doubted(from);
+        self.dirty_lacking();
         self.regions_stay();
         // What failed is on the new primary: it completes there, now.
         for index in self.table.indices() {
@@ -170,7 +233,8 @@ impl Mirror {
     pub(super) fn catch_up_doubted(&mut self) {
         self.follow = Follow::Not;
         self.counters.unfollow();
-        self.dirty_doubted();
+        self.dirty_doubted(self.secondary());
+        self.dirty_lacking();
         self.regions_stay();
         self.abandon_secondary();
         self.copy_mode = CopyMode::Dirty;
@@ -198,19 +262,12 @@ impl Mirror {
                 self.settle(index);
             }
         }
-        // If the secondary is being given up there is more to say, and nothing to mend.
+        // If the secondary is being given up there is more to say.
         if self.leg(self.secondary()).health == Health::InSync {
-            self.mend_if_dirty();
             self.pump_record();
         }
         self.arm(self.now);
         self.stop_again(stops, false);
-    }
-
-    fn mend_if_dirty(&mut self) {
-        if !self.dirty.is_empty() {
-            self.mend();
-        }
     }
 
     /// A failover interrupted a stop: it goes on. Not cleanly, and without another failover, if the guest was not moved.

@@ -28,6 +28,7 @@ use crate::core::effect::{Effect, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::Health;
 use crate::core::regions::Tracked;
+use crate::core::request::Errno;
 use crate::core::status::WalkKind;
 use crate::core::time::{Span, Time};
 use crate::core::unflushed::Unflushed;
@@ -82,6 +83,11 @@ impl CatchUp {
     }
 }
 
+/// Whether an error says nothing of the disk: see [`Errno::is_of_host`].
+pub(super) fn is_hosts(error: Errno) -> bool {
+    error.is_of_host() && !breaks::on(Break::HostTakenForDisk)
+}
+
 impl Mirror {
     /// Go on with a secondary as the record has it.
     pub(super) fn resume_following(&mut self, tracked: Option<Tracked>) {
@@ -111,6 +117,7 @@ impl Mirror {
             None if leg.health == Health::InSync && leg.attached => {}
             None => self.dirty.mark_all(),
         }
+        self.doubt_what_is_dirty(secondary);
         if !leg.attached || leg.traits.is_none() {
             return;
         }
@@ -138,6 +145,7 @@ impl Mirror {
         leg.known = true;
         self.follow = Follow::Starting;
         self.catch_up.at = None;
+        self.dirty_doubted(secondary);
         self.size_pool(self.config.pool_bytes);
         self.pump_record();
         self.follow_recorded();
@@ -193,6 +201,8 @@ impl Mirror {
             Follow::Joining { epoch } if durable == epoch => {
                 let secondary = self.secondary();
                 self.leg_mut(secondary).health = Health::InSync;
+                // All of it was dirty, and what was copied is flushed.
+                self.doubt.settle(secondary);
                 self.pump_record();
                 self.epochs.advance();
                 self.start_epoch();
@@ -219,9 +229,6 @@ impl Mirror {
         self.end_resync(true);
         self.review_guests();
         self.try_flush_secondary();
-        if !self.dirty.is_empty() {
-            self.mend();
-        }
     }
 
     /// The secondary answered with an error. It may have lost more than what the error was about (a disk that went away
@@ -230,6 +237,15 @@ impl Mirror {
         let secondary = self.secondary();
         self.doubt_unflushed(secondary);
         self.give_up(Health::Failed, 0);
+    }
+
+    /// The secondary answered with this error.
+    pub(super) fn leave_because(&mut self, error: Errno) {
+        if is_hosts(error) {
+            self.leave_lagging();
+        } else {
+            self.leave_failed();
+        }
     }
 
     /// An operation of a leg that was given up came back with an error after all: what it holds is as unknown as if it had
@@ -269,6 +285,7 @@ impl Mirror {
         if leg.detaching {
             leg.attached = false;
         }
+        self.dirty_lacking();
         let steady = self.follow == Follow::InSync && self.now.since(self.catch_up.in_sync_since) > STEADY;
         if steady {
             self.catch_up.pause = RETRY_FIRST;

@@ -35,7 +35,7 @@ impl Mirror {
     pub fn hand_over(&mut self, now: Time, max_pause: Span) -> Result<(), Refusal> {
         self.now = now;
         self.refuse_while_draining()?;
-        if self.check.is_active() || self.recorder.is_uncertain() {
+        if self.check.is_active() || self.recorder.is_uncertain() || self.failover_due {
             return Err(Refusal::Busy);
         }
         if let Some(leg) = self.unanswering() {

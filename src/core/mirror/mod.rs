@@ -51,6 +51,7 @@ use super::unflushed::Unflushed;
 use admit::Guest;
 use barrier::SecondaryFlush;
 use check::Check;
+use doubt::Doubt;
 use drain::{Drain, DrainFlush};
 use follow::{CatchUp, Follow};
 use recorder::Recorder;
@@ -170,10 +171,13 @@ pub struct Mirror {
     flush_failures: u64,
     /// One of them was asked for by no guest: the next barrier of a guest's is to say so.
     flush_failure_untold: bool,
-    /// Grains that the primary may have lost in them; see [`doubt`].
-    doubted: Option<Bits>,
-    /// The record of a failover could not be made durable in time, and no record since.
-    failover_unrecorded: bool,
+    doubt: Doubt,
+    /// The primary has failed something, and the guest is to be moved to the secondary as soon as that can be done.
+    failover_due: bool,
+    /// It was tried in vain, and no record has become durable since: it waits for one.
+    failover_waits: bool,
+    /// When one is written for it, if none comes before.
+    failover_at: Option<Time>,
     flush: Option<SecondaryFlush>,
     flushes_issued: u64,
     flushes_completed: u64,
@@ -257,10 +261,13 @@ impl Mirror {
             in_flight: 0,
             abandoned: 0,
             lag_bytes: 0,
-            flush_failures: 0,
+            // See `doubt`: nothing is tracked either if it failed one in an earlier life.
+            flush_failures: u64::from(record.legs[record.primary.index()].is_some_and(|leg| leg.doubted)),
             flush_failure_untold: false,
-            doubted: None,
-            failover_unrecorded: false,
+            doubt: Doubt::new(config.geometry, &record),
+            failover_due: false,
+            failover_waits: false,
+            failover_at: None,
             flush: None,
             flushes_issued: 0,
             flushes_completed: 0,
@@ -332,12 +339,15 @@ impl Mirror {
     #[inline(always)]
     fn pump(&mut self) {
         let held = self.drain.is_some() || !self.waiting.is_empty() || self.failed_reads > 0;
-        if held || self.resync.active || self.check.is_active() {
+        if held || self.resync.active || self.check.is_active() || self.failover_due {
             self.pump_all();
         }
     }
 
     fn pump_all(&mut self) {
+        if self.failover_due {
+            self.try_failover();
+        }
         if self.drain.is_some() {
             self.pump_drain();
             if self.is_stopped() {

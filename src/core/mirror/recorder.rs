@@ -150,11 +150,13 @@ impl Mirror {
             number: self.recorder.durable.number,
             era: self.recorder.durable.era,
             primary: self.recorder.primary,
-            legs: self.legs.map(|leg| {
+            legs: LegId::ALL.map(|id| {
+                let leg = self.leg(id);
                 leg.known.then_some(LegRecord {
                     health: leg.health,
                     consistent_at: leg.consistent_at,
                     attached: leg.attached,
+                    doubted: self.doubt.is_doubted(id),
                 })
             }),
             protocol: self.recorder.protocol,
@@ -203,7 +205,7 @@ impl Mirror {
             recorder.uncertain = false;
             recorder.busy_since = None;
             recorder.doubtful = Doubtful::NOTHING;
-            self.failover_unrecorded = false;
+            self.failover_waits = false;
             self.tell_health(&before, &record);
             self.drain_recorded();
             self.follow_recorded();

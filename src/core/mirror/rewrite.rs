@@ -14,13 +14,14 @@
 //! given up, else by the next one.
 //!
 //! If the rewrite fails, the primary fails a write: the guest is moved (`failover`), and the read is asked again at its end. If it
-//! cannot be moved the bytes are as good as they were, and are what the guest gets. A range that failed to be rewritten is not
-//! dirty: a copy would bring what cannot be read, or half of it, to the leg that has it.
+//! cannot be moved the bytes are as good as they were, and are what the guest gets; unless the primary lacks something there (see
+//! `doubt`), which it may not show next time. A range that failed to be rewritten is not dirty, for the secondary has it, and
+//! neither is it lacking, for the primary shows nothing older: it is in doubt, until the primary is a secondary.
 
 use super::Mirror;
 use super::OpKind;
 use super::drain::HOLD_READS;
-use super::follow::Follow;
+use super::follow::{Follow, is_hosts};
 use super::table::{Change, Entry, Owner, Side};
 use super::tracking::Entrance;
 use crate::core::breaks::{self, Break};
@@ -178,8 +179,11 @@ impl Mirror {
             self.unflushed[leg.index()].note(&self.config.geometry, range);
             match result {
                 Ok(()) => self.notify(Event::Rewritten(range)),
-                Err(_) => {
-                    self.fail_over();
+                Err(error) => {
+                    self.table[index].error = Some(error);
+                    if !is_hosts(error) {
+                        self.rewrite_failed(range);
+                    }
                 }
             }
         }
@@ -190,6 +194,19 @@ impl Mirror {
             }
         } else {
             self.settle(index);
+        }
+    }
+
+    /// The primary cannot be read here, nor written.
+    fn rewrite_failed(&mut self, range: Range) {
+        // Whatever is flushed before the guest is moved: this is to be written to it then.
+        self.doubt.add(self.primary, range);
+        if self.follow == Follow::InSync {
+            self.failover_due = true;
+            self.fail_over();
+        }
+        if !self.is_failing_over() {
+            self.pump_record();
         }
     }
 
@@ -219,8 +236,11 @@ impl Mirror {
                 }
             }
             Side::Done => {
+                let Entry { range, error, .. } = self.table[index];
                 self.table[index].owner = Owner::Answered;
-                self.read_ends(tag, Ok(()));
+                // What the primary shows next time may be older than what was read.
+                let error = error.filter(|_| self.doubt.lacks(range));
+                self.read_ends(tag, error.map_or(Ok(()), Err));
             }
             Side::Absent | Side::Waiting | Side::Issued | Side::Abandoned | Side::Missed => {}
         }

@@ -6,7 +6,7 @@
 
 use super::admit::{Guest, Need};
 use super::drain::HOLD_READS;
-use super::follow::Follow;
+use super::follow::{Follow, is_hosts};
 use super::table::{Change, Entry, Owner, Side};
 use super::{Mirror, OpKind, SECONDARY_IN_FLIGHT};
 use crate::core::breaks::{self, Break};
@@ -113,6 +113,7 @@ impl Mirror {
         let owner = entry.owner;
         // One that failed may have done a part.
         self.unflushed[leg.index()].note(&self.config.geometry, range);
+        let mut strays = false;
         match result {
             Ok(()) => {
                 let generation = self.counters.complete(other == Side::Done);
@@ -133,12 +134,12 @@ impl Mirror {
             }
             Err(error) => {
                 entry.error = Some(error);
-                if self.remembers() && !breaks::on(Break::FailedWriteClean) {
-                    let moves = self.fail_over();
-                    self.dirty.mark(range);
-                    if !moves {
-                        self.mend();
-                    }
+                if is_hosts(error) {
+                    // Answered first: see below.
+                    strays = true;
+                    self.host_failed_primary(range);
+                } else {
+                    self.primary_failed(range);
                 }
                 let action = action_of(change);
                 self.tell_leg_error(leg, action, range, error);
@@ -146,6 +147,9 @@ impl Mirror {
         }
         self.let_go(index, leg);
         self.settle(index);
+        if strays {
+            self.leave_astray();
+        }
     }
 
     fn secondary_completed(&mut self, index: u32, result: Result<(), Errno>) {
@@ -177,7 +181,7 @@ impl Mirror {
                 self.order[leg.index()].remove(index, &mut self.released);
                 self.released.clear();
                 self.tell_leg_error(leg, action_of(change), range, error);
-                self.leave_failed();
+                self.leave_because(error);
                 self.settle(index);
             }
         }
@@ -186,7 +190,7 @@ impl Mirror {
     /// An operation that nobody counts on has ended after all: its buffer is free.
     fn abandoned_ended(&mut self, index: u32, leg: LegId, result: Result<(), Errno>) {
         self.abandoned -= 1;
-        if result.is_err() {
+        if result.is_err_and(|error| !is_hosts(error)) {
             self.left_leg_failed();
         }
         self.table[index].sides[leg.index()] = Side::Missed;

@@ -11,7 +11,7 @@
 //! before the last stays. Once its mark is being cleared it is not active, and who comes then waits for a new mark. If a
 //! flush fails or the secondary is given up on the way, all regions stay: what they held back is now dirty, in memory only.
 //!
-//! *What is saved* as dirty is what is dirty, what pieces of a resync have taken and not finished, and what was written to a
+//! *What is saved* as dirty is what is dirty or lacking on the primary (`doubt`), what pieces of a resync have taken and not finished, and what was written to a
 //! followed secondary since its last good flush: a copy that is not durable there is none. A secondary that is not followed
 //! has no such list: it became dirty when the leg was given up, or becomes so here.
 //!
@@ -421,6 +421,12 @@ impl Mirror {
         }
     }
 
+    /// A leg could not be flushed, and lost nothing by that: nothing is left, and nothing begins to be tracked.
+    pub(super) fn checkpoint_failed(&mut self) {
+        self.tracking.sound = false;
+        self.regions_stay();
+    }
+
     /// Something was lost on the way: every region that was to be left stays.
     pub(super) fn regions_stay(&mut self) {
         self.tracking.regions.stay();
@@ -441,6 +447,9 @@ impl Mirror {
     pub fn unsynced(&self, grains: &mut Bits) {
         let geometry = &self.config.geometry;
         self.dirty.copy_to(grains);
+        if let Some(lacking) = self.doubt.lacking() {
+            lacking.add_to(grains);
+        }
         let mut add = |range: Range| {
             let (first, end) = geometry.grains_of(range);
             grains.insert_run(first, end);

@@ -168,13 +168,20 @@ impl Mirror {
         self.pump();
     }
 
-    /// Drain, flush, and record the device as clean; ends with `Stopped`. Mutations that arrive later are never answered.
+    /// Drain, flush, and record the device as clean; ends with `Stopped`. Mutations that arrive later are never answered. If the
+    /// guest is being moved off a primary that failed, or is to be, it stops behind that.
     ///
     /// # Errors
-    /// `Busy` while roles are being exchanged, `Stopping`.
+    /// `Busy` while roles are being exchanged otherwise, `Stopping`.
     pub fn stop(&mut self, now: Time) -> Result<(), Refusal> {
         self.now = now;
-        self.refuse_while_draining()?;
+        if !self.is_failing_over() || self.is_stopping() {
+            self.refuse_while_draining()?;
+        }
+        if self.fail_over_before_stop() {
+            self.pump();
+            return Ok(());
+        }
         if self.check.is_active() {
             self.check_failed();
             self.pump();

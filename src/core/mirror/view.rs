@@ -2,6 +2,7 @@
 
 use super::Mirror;
 use super::follow::Follow;
+use crate::core::dirty::DirtyMap;
 use crate::core::leg::{Health, LegId};
 use crate::core::status::{LegStatus, Status};
 
@@ -19,7 +20,7 @@ impl Mirror {
             flush_request: self.counters.requested,
             writes_flushed: self.counters.flushed,
             counting: in_sync,
-            dirty_bytes: self.dirty.bytes(),
+            dirty_bytes: self.dirty.bytes() + self.doubt.lacking().map_or(0, DirtyMap::bytes),
             pool_used: self.pool.used(),
             pool_bytes: self.config.pool_bytes,
             resync: self.resync.status,

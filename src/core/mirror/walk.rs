@@ -21,6 +21,7 @@ use super::Mirror;
 use super::OpKind;
 use super::follow::Follow;
 use super::table::{Change, Entry, Owner, Side};
+use crate::core::breaks::{self, Break};
 use crate::core::config::CopyMode;
 use crate::core::effect::{Action, BlockMask, Effect, Event, WalkId};
 use crate::core::geometry::Range;
@@ -169,13 +170,6 @@ impl Mirror {
         }
     }
 
-    /// Something became dirty while the secondary is in sync: copy it, in the ordered stream.
-    pub(super) fn mend(&mut self) {
-        if self.follow == Follow::InSync {
-            self.begin_resync();
-        }
-    }
-
     pub(super) fn pump_walks(&mut self) {
         if self.resync.active {
             self.pump_resync();
@@ -190,7 +184,6 @@ impl Mirror {
             return;
         }
         let most = BlockMask::SPAN.min(self.config.layout.copy_bytes as u64);
-        let mode = self.copy_mode;
         loop {
             let next = self.dirty.next_run(self.resync.cursor, most);
             let Some(range) = next.or_else(|| self.dirty.next_run(0, most)) else {
@@ -202,6 +195,9 @@ impl Mirror {
             self.resync.cursor = range.end();
             self.dirty.take(range);
             self.note_mending(range);
+            // What it shows proves nothing where it may have lost what it shows.
+            let doubted = self.doubt.touches(self.secondary(), range) && !breaks::on(Break::DoubtedCompared);
+            let mode = if doubted { CopyMode::Blind } else { self.copy_mode };
             self.start_piece(Job::Resync(mode), range);
         }
         let busy = self
@@ -376,13 +372,13 @@ impl Mirror {
             self.tell_leg_error(leg, action, piece.range, error);
         }
         if writing {
-            if result.is_err() {
+            if let Err(error) = result {
                 self.table[index].sides[leg.index()] = Side::Missed;
                 self.dirty.mark(piece.range);
                 self.order[leg.index()].remove(index, &mut self.released);
                 self.released.clear();
                 self.slots[slot as usize].cancelled = true;
-                self.leave_failed();
+                self.leave_because(error);
                 self.finish_if_idle(slot);
                 return;
             }

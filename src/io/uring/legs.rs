@@ -17,8 +17,10 @@ const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 
 /// The most bytes in one entry; the kernel would stop a little below 2 GiB.
 const MAX_TRANSFER: u64 = 1 << 30;
-/// How often an operation is tried again after EAGAIN or EINTR without any progress, before that is an EIO.
+/// How often an operation that the host could not do is tried again without any progress, before that is its error.
 const MAX_RETRIES: u16 = 1000;
+/// How long it is left alone before that, but for the first time: in all about as long as guests wait for a record.
+static PAUSE: types::Timespec = types::Timespec::new().nsec(10_000_000);
 
 /// An [`Place::expected`] that no result equals.
 const NONE_EXPECTED: i32 = i32::MIN;
@@ -55,6 +57,8 @@ struct Place {
     /// The one result that ends it well, if one entry may do so.
     expected: i32,
     retries: u16,
+    /// The entry in flight is a [`PAUSE`].
+    pauses: bool,
     leg: LegId,
     step: Step,
 }
@@ -120,6 +124,7 @@ impl UringLegs {
             },
             expected: NONE_EXPECTED,
             retries: 0,
+            pauses: false,
             leg: LegId::A,
             step: Step::Flush,
         };
@@ -234,6 +239,7 @@ impl UringLegs {
             address,
             expected: NONE_EXPECTED,
             retries: 0,
+            pauses: false,
             leg: op.leg,
             step,
         };
@@ -294,14 +300,25 @@ impl UringLegs {
         let place = &mut self.places[index];
         let leg = &mut self.legs[place.leg.index()];
         let mut again = false;
-        if result < 0 {
+        if std::mem::take(&mut place.pauses) {
+            // However that ended: a pause that there was no memory for is over too.
+            again = true;
+        } else if result < 0 {
             let error = -result;
             match place.step {
-                _ if error == libc::EAGAIN || error == libc::EINTR => {
+                // A flush too: nothing was asked of the disk, and what it holds in its cache it holds still. (Of the page cache,
+                // where an error is told once, nothing of ours is waited for: all is read and written directly.)
+                _ if Errno(error).is_of_host() => {
                     if place.retries == MAX_RETRIES {
-                        return Err(Err(Errno::IO));
+                        return Err(Err(Errno(error)));
                     }
                     place.retries += 1;
+                    if place.retries > 1 {
+                        place.pauses = true;
+                        place.expected = NONE_EXPECTED;
+                        let pause = opcode::Timeout::new(&raw const PAUSE).build();
+                        return Ok(pause.user_data(place.user_data(index)));
+                    }
                     again = true;
                 }
                 Step::Punch if cannot_zero(error) => {

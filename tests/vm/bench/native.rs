@@ -146,6 +146,7 @@ fn main() {
         health: Health::InSync,
         consistent_at: 0,
         attached: true,
+        doubted: false,
     });
     let mirror = Mirror::new(
         config,

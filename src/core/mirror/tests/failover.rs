@@ -1,6 +1,6 @@
 use super::rig::{GRAIN, NO_SPACE, Rig, WRITE};
 use crate::core::config::{CopyMode, LegTraits, RECORD_BUDGET};
-use crate::core::effect::{Action, Event};
+use crate::core::effect::{Action, Event, LegOp};
 use crate::core::geometry::Range;
 use crate::core::leg::{Health, LegId};
 use crate::core::record::{Protocol, Record};
@@ -394,26 +394,21 @@ fn reads_that_were_held_go_on_at_the_old_primary_if_the_guest_stays() {
 fn a_switch_after_a_failed_flush_has_what_was_lost_written_again() {
     let mut rig = Rig::in_sync(Protocol::Flush);
     // The flush that fails is not the first: only this grain is in doubt.
-    rig.flush(1);
+    rig.flush(2);
     rig.end_all(LegId::A);
     rig.end_all(LegId::B);
+    rig.be_syncing();
     rig.write(0, 1);
     rig.end_all(LegId::A);
-    rig.end_all(LegId::B);
     rig.flush(1);
     rig.end(LegId::A, Action::Flush, Err(Errno::IO));
-    rig.fail_to_fail_over();
-    let settle = |rig: &mut Rig| {
-        while rig.record.is_some() || !rig.ops.is_empty() {
-            rig.end_all(LegId::A);
-            rig.end_all(LegId::B);
-            if rig.record.is_some() {
-                rig.end_record(Ok(()));
-            }
-        }
-    };
-    settle(&mut rig);
-    assert_eq!(rig.mirror.status().dirty_bytes, 0);
+    assert_eq!(
+        rig.answer(1),
+        Some(Err(Errno::IO)),
+        "the secondary has not got everything"
+    );
+    rig.become_in_sync();
+    assert!(!has_failed_over(&rig));
 
     rig.mirror.switch(rig.now, None).expect("in sync");
     rig.take_effects();
@@ -425,6 +420,7 @@ fn a_switch_after_a_failed_flush_has_what_was_lost_written_again() {
     assert_eq!(record.primary, LegId::B);
     assert_eq!(record.legs[0].map(|leg| leg.health), Some(Health::Syncing));
     assert!(rig.events.iter().any(|event| matches!(event, Event::Switched { .. })));
+    assert!(record.legs[0].is_some_and(|leg| leg.doubted));
     assert_eq!(rig.mirror.status().dirty_bytes, GRAIN);
     rig.pass_time(Span::from_millis(1));
     rig.end(LegId::B, Action::Read, Ok(()));
@@ -432,17 +428,19 @@ fn a_switch_after_a_failed_flush_has_what_was_lost_written_again() {
     rig.end(LegId::A, WRITE, Ok(()));
     rig.end(LegId::A, Action::Flush, Ok(()));
     let record = rig.end_record(Ok(()));
-    assert_eq!(record.legs[0].map(|leg| leg.health), Some(Health::InSync));
+    assert_eq!(
+        record.legs[0].map(|leg| (leg.health, leg.doubted)),
+        Some((Health::InSync, false))
+    );
     rig.flush(1);
     rig.end_all(LegId::A);
     rig.end_all(LegId::B);
 
     // Once: from here on it is as good as it was.
-    settle(&mut rig);
+    rig.settle();
     for to in LegId::ALL {
         rig.mirror.switch(rig.now, None).expect("in sync");
-        rig.take_effects();
-        settle(&mut rig);
+        rig.settle();
         let status = rig.mirror.status();
         assert!(status.primary == to && status.counting && status.dirty_bytes == 0);
     }
@@ -458,31 +456,322 @@ fn while_no_record_can_be_written_the_guest_is_told_at_once() {
     rig.end(LegId::B, Action::Flush, Ok(()));
     rig.pass_failing_records(RECORD_BUDGET);
     assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
-    // What failed is mended.
-    rig.end_all(LegId::A);
-    rig.end_all(LegId::B);
-    assert_eq!(rig.mirror.status().dirty_bytes, 0);
-
-    read(&mut rig, 1, 1);
-    rig.end(LegId::A, Action::Read, Err(Errno::IO));
-    rig.end(LegId::B, Action::Read, Ok(()));
-    rig.end(LegId::A, WRITE, Err(Errno::IO));
-    assert_eq!(rig.answer(1), Some(Ok(())), "what was read is right");
     rig.write(0, 2);
     rig.end(LegId::A, WRITE, Err(Errno::IO));
     assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
-    assert!(!rig.mirror.is_failing_over());
+    rig.end(LegId::B, WRITE, Ok(()));
 
-    rig.pass_failing_records(Span::from_secs(1));
-    while rig.record.is_some() || !rig.ops.is_empty() {
+    // Where the primary lacks something it may show something older next time; elsewhere what was read is right.
+    for (grain, expected) in [(2, Err(Errno::IO)), (3, Ok(()))] {
+        read(&mut rig, 1, grain);
+        rig.end(LegId::A, Action::Read, Err(Errno::IO));
+        rig.end_read(LegId::B, grain);
+        rig.end(LegId::A, WRITE, Err(Errno::IO));
+        assert_eq!(rig.answer(1), Some(expected), "grain {grain}");
+    }
+    assert!(!rig.mirror.is_failing_over());
+}
+
+/// What the primary failed, write or flush, the secondary has: it is not given what the primary shows.
+#[test]
+fn a_failover_that_could_not_be_recorded_is_tried_again_at_the_next_record_and_nothing_is_copied_before() {
+    for action in [WRITE, Action::Flush] {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        rig.write(0, 1);
+        if action == Action::Flush {
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+            rig.flush(1);
+        }
+        rig.end(LegId::A, action, Err(Errno::IO));
+        rig.end_all(LegId::B);
+        rig.pass_failing_records(Span(RECORD_BUDGET.0 + 1_000_000));
+        assert!(!rig.mirror.is_failing_over());
+        assert!(rig.mirror.status().dirty_bytes >= GRAIN, "the legs differ");
+        assert!(rig.ops.iter().all(|op| op.action == Action::Flush), "nothing is copied");
+        // What comes later goes to both.
+        rig.write(2, 5);
         rig.end_all(LegId::A);
         rig.end_all(LegId::B);
-        if rig.record.is_some() {
-            rig.end_record(Ok(()));
-        }
+        assert_eq!(rig.answer(2), Some(Ok(())));
         rig.pass_time(Span::from_secs(1));
+        assert_eq!(rig.end_record(Ok(())).primary, LegId::A);
+        assert!(rig.mirror.is_failing_over(), "records can be written again");
+        assert_eq!(
+            rig.ops.iter().map(|op| (op.leg, op.action)).collect::<Vec<_>>(),
+            [(LegId::B, Action::Flush)]
+        );
+        rig.end_all(LegId::B);
+        assert!(is_failover(&rig.end_record(Ok(()))));
+        assert_eq!(rig.mirror.status().primary, LegId::B);
+        assert!(
+            rig.mirror.status().dirty_bytes >= 2 * GRAIN,
+            "what it failed, and what it did not flush"
+        );
     }
-    rig.write(0, 3);
+}
+
+/// A record that was begun under the old roles is durable last.
+#[test]
+fn roles_are_not_exchanged_while_a_record_of_the_old_ones_is_being_written() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
     rig.end(LegId::A, WRITE, Err(Errno::IO));
-    assert!(rig.mirror.is_failing_over(), "records can be written again");
+    rig.fail_to_fail_over();
+    assert!(is_failover(&rig.end_record(Ok(()))), "late, but durable");
+    assert_eq!(rig.record.expect("roles are as they were").primary, LegId::A);
+    rig.end_all(LegId::B);
+    assert_eq!(rig.mirror.status().primary, LegId::A);
+    rig.write(1, 2);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    assert_eq!(rig.answer(1), None, "it is held");
+    rig.end_record(Ok(()));
+    assert!(is_failover(&rig.end_record(Ok(()))));
+    assert_eq!(rig.mirror.status().primary, LegId::B);
+}
+
+#[test]
+fn what_the_primary_lacks_is_dirty_when_the_secondary_is_given_up() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.flush(1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.fail_to_fail_over();
+    rig.write(1, 2);
+    rig.end(LegId::B, WRITE, Err(Errno::IO));
+    rig.end_all(LegId::A);
+    rig.settle();
+    let status = rig.mirror.status();
+    assert_eq!(
+        (status.primary, status.counting, status.dirty_bytes),
+        (LegId::A, false, 2 * GRAIN)
+    );
+    rig.write(2, 3);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    assert_eq!(rig.answer(2), Some(Err(Errno::IO)), "there is nobody to move to");
+}
+
+#[test]
+fn a_switch_goes_to_the_secondary_that_has_what_the_primary_failed() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.flush(1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.write(0, 1);
+    rig.write(1, 2);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.end_all(LegId::B);
+    // The other write is not answered.
+    rig.pass_time(Span::from_secs(20));
+    assert!(!rig.mirror.is_failing_over());
+    rig.end_all(LegId::A);
+    assert!(rig.record.is_none(), "roles are certain");
+    rig.mirror.switch(rig.now, None).expect("in sync");
+    rig.settle();
+    let status = rig.mirror.status();
+    assert_eq!(status.primary, LegId::B);
+    assert!(!has_failed_over(&rig));
+    assert!(
+        status.dirty_bytes > 0 && !status.counting,
+        "the old primary lacks what it failed"
+    );
+}
+
+/// A primary that does not answer, a secondary that does not get on: each would hold the guest for as long as it likes.
+#[test]
+fn a_failover_holds_the_guest_for_the_leg_timeout_and_is_tried_again_after_as_long() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.write(1, 2);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.end_all(LegId::B);
+    rig.write(2, 3);
+    rig.pass_time(Span(Span::from_secs(20).0 - 1_000_000));
+    assert_eq!((rig.answer(0), rig.ops.len()), (None, 1), "all is held");
+    rig.pass_time(Span::from_millis(1));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+    assert_eq!(rig.ops.len(), 3, "what was held goes on, on both legs");
+    // Until it is tried again the guest is told at once.
+    rig.write(0, 4);
+    let newest = rig.ops.iter().rposition(|op| op.leg == LegId::A);
+    rig.end_at(newest.expect("it is at it"), Err(Errno::IO));
+    assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.pass_time(Span::from_secs(20));
+    assert_eq!(rig.end_record(Ok(())).primary, LegId::A);
+    assert!(rig.mirror.is_failing_over());
+    rig.settle();
+    assert!(has_failed_over(&rig));
+}
+
+#[test]
+fn a_stop_that_comes_during_a_failover_goes_on_behind_it_whether_it_can_be_recorded_or_not() {
+    for recorded in [true, false] {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        rig.write(0, 1);
+        rig.end(LegId::A, WRITE, Err(Errno::IO));
+        rig.mirror.stop(rig.now).expect("a failover makes way for it");
+        rig.take_effects();
+        assert!(rig.mirror.stop(rig.now).is_err(), "it is stopping");
+        rig.end_all(LegId::B);
+        if recorded {
+            rig.settle();
+            assert_eq!(rig.answer(0), Some(Ok(())));
+        } else {
+            rig.pass_failing_records(RECORD_BUDGET);
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+            rig.pass_failing_records(RECORD_BUDGET);
+            assert_eq!(rig.answer(0), Some(Err(Errno::IO)));
+        }
+        assert_eq!(rig.events.last(), Some(&Event::Stopped { clean: recorded }));
+        assert_eq!(rig.mirror.status().record.clean, recorded);
+    }
+}
+
+/// The record of a stop must not make the secondary a copy of what the primary shows.
+#[test]
+fn a_stop_moves_the_guest_first_if_that_is_due() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Err(Errno::IO));
+    rig.fail_to_fail_over();
+    rig.mirror.stop(rig.now).expect("nothing is under way");
+    assert!(rig.mirror.is_failing_over());
+    rig.settle();
+    let record = rig.mirror.status().record;
+    assert!(record.clean && is_failover(&record));
+    assert_eq!(rig.events.last(), Some(&Event::Stopped { clean: true }));
+}
+
+/// Its cache may show what the medium does not hold, and a comparison would call that equal.
+#[test]
+fn what_a_leg_may_have_lost_in_a_flush_is_not_compared_when_it_is_attached_again() {
+    for (failing, other) in [(LegId::A, LegId::B), (LegId::B, LegId::A)] {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        for grain in [5, 1] {
+            rig.write(0, grain);
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+            rig.flush(1);
+            if grain == 5 {
+                rig.settle();
+            }
+        }
+        rig.end(failing, Action::Flush, Err(Errno::IO));
+        rig.settle();
+        let record = rig.mirror.status().record;
+        assert_eq!(record.primary, other);
+        let is = |record: &Record| record.legs[failing.index()].map(|leg| (leg.health, leg.doubted));
+        assert_eq!(is(&record), Some((Health::Failed, true)));
+        rig.mirror.detach(rig.now, failing).expect("it follows no more");
+        rig.settle();
+        let traits = LegTraits { punches: true };
+        rig.mirror
+            .attach(rig.now, failing, traits, CopyMode::Compare)
+            .expect("it was detached");
+        rig.take_effects();
+        assert_eq!(is(&rig.end_record(Ok(()))), Some((Health::Syncing, true)));
+        let mut written = Vec::<LegOp>::new();
+        while rig.record.is_none() {
+            rig.end_all(other);
+            written.extend(rig.ops.iter().filter(|op| op.leg == failing && op.action == WRITE));
+            rig.end_all(failing);
+            rig.compare_all_equal();
+        }
+        let covers = |range: Range| written.iter().any(|op| op.range.contains(range));
+        assert!(covers(Range::new(GRAIN, GRAIN)), "{written:?}");
+        assert!(
+            !covers(Range::new(12 * GRAIN, GRAIN)),
+            "elsewhere it is compared: {written:?}"
+        );
+        assert_eq!(is(&rig.end_record(Ok(()))), Some((Health::InSync, false)));
+    }
+}
+
+#[test]
+fn a_doubted_leg_is_written_blindly_after_a_restart_and_a_doubted_primary_is_not_tracked() {
+    for doubted in LegId::ALL {
+        let mut rig = Rig::restarted(doubted);
+        assert!(!rig.mirror.status().tracked);
+        let mut compared = false;
+        while rig.record.is_some() || !rig.ops.is_empty() || !rig.compares.is_empty() {
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+            compared |= !rig.compares.is_empty();
+            rig.compare_all_equal();
+            if rig.record.is_some() {
+                rig.end_record(Ok(()));
+            }
+        }
+        assert_eq!(
+            compared,
+            doubted == LegId::A,
+            "the secondary is made equal by what the primary shows"
+        );
+        rig.write(0, 1);
+        rig.settle();
+        rig.pass_time(Span::from_secs(101));
+        rig.settle();
+        assert_eq!(rig.mirror.status().tracked, doubted == LegId::B);
+        if doubted == LegId::B {
+            continue;
+        }
+        rig.mirror.switch(rig.now, None).expect("in sync");
+        rig.take_effects();
+        while rig.record.is_none() {
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+        }
+        let record = rig.end_record(Ok(()));
+        assert_eq!(record.legs[0].map(|leg| leg.health), Some(Health::Syncing));
+        assert_eq!(rig.mirror.status().dirty_bytes, 16 * GRAIN);
+    }
+}
+
+/// The host was short of memory: nobody's disk is worse for it.
+#[test]
+fn what_the_host_cannot_do_demotes_no_primary_and_fails_no_leg() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(0, 1);
+    rig.end(LegId::A, WRITE, Err(Errno::NO_MEMORY));
+    assert_eq!(rig.answer(0), Some(Err(Errno::NO_MEMORY)), "as such");
+    let record = rig.end_record(Ok(()));
+    assert_eq!(record.primary, LegId::A);
+    assert_eq!(
+        record.legs[1].map(|leg| leg.health),
+        Some(Health::Behind),
+        "it may have what the primary has not"
+    );
+    assert_eq!(rig.mirror.status().dirty_bytes, GRAIN);
+
+    for leg in LegId::ALL {
+        let mut rig = Rig::in_sync(Protocol::Flush);
+        rig.write(0, 1);
+        rig.flush(1);
+        rig.end(LegId::A, WRITE, Ok(()));
+        rig.end(LegId::B, WRITE, Ok(()));
+        rig.end(leg, Action::Flush, Err(Errno::NO_MEMORY));
+        let expected = if leg == LegId::A { Err(Errno::NO_MEMORY) } else { Ok(()) };
+        rig.settle();
+        assert_eq!(rig.answer(1), Some(expected));
+        let record = rig.mirror.status().record;
+        assert!(record.primary == LegId::A && record.legs.iter().flatten().all(|leg| !leg.doubted));
+        assert_ne!(record.legs[1].map(|leg| leg.health), Some(Health::Failed));
+    }
+
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(1, 1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    read(&mut rig, 0, 1);
+    rig.end(LegId::A, Action::Read, Err(Errno::NO_MEMORY));
+    rig.end(LegId::B, Action::Read, Ok(()));
+    rig.end(LegId::A, WRITE, Err(Errno::NO_MEMORY));
+    assert_eq!(rig.answer(0), Some(Ok(())));
+    assert!(!rig.mirror.is_failing_over());
 }

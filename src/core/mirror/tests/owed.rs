@@ -252,17 +252,11 @@ fn a_stop_ends_while_a_record_does_not() {
 fn a_stop_after_a_failed_flush_of_the_primary_does_not_call_the_legs_equal() {
     for failed in [false, true] {
         let mut rig = Rig::in_sync(Protocol::Flush);
+        rig.be_syncing();
         rig.flush(0);
         rig.end(LegId::A, Action::Flush, if failed { Err(Errno::IO) } else { Ok(()) });
-        if failed {
-            rig.fail_to_fail_over();
-        }
-        // Everything is in doubt, and copied.
-        while !rig.ops.is_empty() {
-            rig.end_all(LegId::A);
-            rig.end_all(LegId::B);
-        }
-        assert_eq!(rig.mirror.status().dirty_bytes, 0);
+        // What the primary shows is what the secondary gets.
+        rig.become_in_sync();
         rig.mirror.stop(rig.now).expect("nothing else is under way");
         rig.take_effects();
         rig.end_all(LegId::A);

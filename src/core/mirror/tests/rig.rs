@@ -41,8 +41,33 @@ impl Rig {
         Rig::of_grains(16, protocol)
     }
 
+    /// A device of 16 grains whose secondary is to be made equal after a restart; this leg failed a flush before. Nothing was tracked.
+    pub fn restarted(doubted: LegId) -> Rig {
+        let leg = |id| LegRecord {
+            health: if id == LegId::A {
+                Health::InSync
+            } else {
+                Health::Syncing
+            },
+            consistent_at: 0,
+            attached: true,
+            doubted: id == doubted,
+        };
+        Rig::on(16, Protocol::Flush, LegId::ALL.map(|id| Some(leg(id))))
+    }
+
     /// A device of so many grains, four to a region, with both legs in sync.
     pub fn of_grains(grains: u64, protocol: Protocol) -> Rig {
+        let leg = LegRecord {
+            health: Health::InSync,
+            consistent_at: 0,
+            attached: true,
+            doubted: false,
+        };
+        Rig::on(grains, protocol, [Some(leg); 2])
+    }
+
+    fn on(grains: u64, protocol: Protocol, legs: [Option<LegRecord>; 2]) -> Rig {
         let config = Config {
             geometry: Geometry {
                 size: grains * GRAIN,
@@ -66,13 +91,8 @@ impl Rig {
             lag_bytes: 0,
             generations: Record::GENERATIONS,
         };
-        let leg = LegRecord {
-            health: Health::InSync,
-            consistent_at: 0,
-            attached: true,
-        };
         let record = Record {
-            legs: [Some(leg); 2],
+            legs,
             ..Record::first(protocol)
         };
         let now = Time(1_000_000);
@@ -156,7 +176,7 @@ impl Rig {
         self.end_at(at.expect("it is being read"), Ok(()));
     }
 
-    fn end_at(&mut self, at: usize, result: Result<(), Errno>) {
+    pub fn end_at(&mut self, at: usize, result: Result<(), Errno>) {
         let op = self.ops.remove(at);
         self.mirror.handle_completion(self.now, op.id, result);
         self.take_effects();
@@ -194,15 +214,46 @@ impl Rig {
         record
     }
 
-    /// The guest is to be moved to the other leg, and the record that says so does not end in time; later ones do. What failed is
-    /// dirty, with both legs in sync.
+    /// The guest is to be moved to the other leg, and the record that says so does not end in time, nor yet.
     pub fn fail_to_fail_over(&mut self) {
         assert!(self.mirror.is_failing_over());
         self.end_all(LegId::B);
         self.pass_time(RECORD_BUDGET);
-        assert!(!self.mirror.is_failing_over());
-        while self.record.is_some() {
-            self.end_record(Ok(()));
+        assert!(!self.mirror.is_failing_over() && self.record.is_some());
+    }
+
+    /// The secondary was away, and is being made equal: nothing of it is copied yet.
+    pub fn be_syncing(&mut self) {
+        self.mirror.pause_resync(self.now, true);
+        self.mirror.detach(self.now, LegId::B).expect("it is the secondary");
+        self.take_effects();
+        self.end_all(LegId::B);
+        self.end_record(Ok(()));
+        let traits = LegTraits { punches: true };
+        self.mirror
+            .attach(self.now, LegId::B, traits, CopyMode::Compare)
+            .expect("it is free");
+        self.take_effects();
+        self.end_record(Ok(()));
+    }
+
+    /// The secondary becomes equal; what is compared is.
+    pub fn become_in_sync(&mut self) {
+        self.mirror.pause_resync(self.now, false);
+        self.settle();
+        assert!(self.mirror.status().counting && self.mirror.status().dirty_bytes == 0);
+    }
+
+    /// Whatever is under way ends well, and what follows from it; nothing differs.
+    pub fn settle(&mut self) {
+        self.take_effects();
+        while self.record.is_some() || !self.ops.is_empty() || !self.compares.is_empty() {
+            self.end_all(LegId::A);
+            self.end_all(LegId::B);
+            self.compare_all_equal();
+            if self.record.is_some() {
+                self.end_record(Ok(()));
+            }
         }
     }
 

@@ -241,37 +241,74 @@ fn an_error_after_a_part_is_an_error_of_the_whole() {
 }
 
 #[test]
-fn an_interrupted_operation_is_tried_again_where_it_may_wait_and_not_for_ever() {
+fn what_the_host_cannot_do_is_tried_again_where_it_may_wait_and_not_for_ever() {
     let mut bench = Bench::new(2);
+    let errors = [libc::EAGAIN, libc::EINTR, libc::ENOMEM, libc::EBUSY, libc::ENOBUFS];
     for (action, len) in [
         (Action::Read, 512),
+        (Action::Write { fua: true }, 512),
         (Action::Flush, 0),
         (Action::Zero { unmap: true }, 512),
     ] {
         let first = bench.start(action, 0, len);
-        let mut entry = first;
-        for i in 0..MAX_RETRIES {
-            let error = [libc::EAGAIN, libc::EINTR][usize::from(i % 2)];
-            entry = bench.finish(entry, -error).unwrap();
-            assert_eq!(
-                entry,
-                Seen {
-                    flags: squeue::Flags::ASYNC.bits(),
-                    ..first
-                }
-            );
+        let again = Seen {
+            flags: squeue::Flags::ASYNC.bits(),
+            ..first
+        };
+        // At once, then after a pause, however that ends.
+        let mut entry = bench.finish(first, -libc::ENOMEM).unwrap();
+        assert_eq!(entry, again);
+        for i in 1..usize::from(MAX_RETRIES) {
+            let pause = bench.finish(entry, -errors[i % errors.len()]).unwrap();
+            assert_eq!((pause.code, pause.len, pause.offset), (opcode::Timeout::CODE, 1, 0));
+            assert_eq!(pause.address, (&raw const PAUSE) as u64);
+            entry = bench.finish(pause, [-libc::ETIME, -libc::ENOMEM, 0][i % 3]).unwrap();
+            assert_eq!(entry, again);
         }
-        assert_eq!(bench.finish(entry, -libc::EAGAIN), failed(libc::EIO));
+        assert_eq!(bench.finish(entry, -libc::ENOMEM), failed(libc::ENOMEM), "as such");
     }
     // Progress starts the count again.
     let mut entry = bench.start(Action::Read, 0, 1024);
-    for _ in 0..MAX_RETRIES {
+    for i in 0..MAX_RETRIES {
         entry = bench.finish(entry, -libc::EINTR).unwrap();
+        if i > 0 {
+            entry = bench.finish(entry, -libc::ETIME).unwrap();
+        }
     }
     entry = bench.finish(entry, 512).unwrap();
     assert_eq!(entry.flags, 0);
     entry = bench.finish(entry, -libc::EINTR).unwrap();
     assert_eq!(bench.finish(entry, 512), DONE);
+}
+
+#[test]
+fn what_a_disk_fails_is_not_tried_again() {
+    let mut bench = Bench::new(2);
+    let of_disk = [
+        libc::EIO,
+        libc::ENOSPC,
+        libc::ETIMEDOUT,
+        libc::ENOLINK,
+        libc::EREMOTEIO,
+        libc::EBADE,
+        libc::ENODATA,
+        libc::EILSEQ,
+        libc::ENODEV,
+        libc::ENXIO,
+        libc::ETIME,
+        libc::EROFS,
+        libc::EINVAL,
+    ];
+    for error in of_disk {
+        for (action, len) in [
+            (Action::Read, 512),
+            (Action::Write { fua: false }, 512),
+            (Action::Flush, 0),
+        ] {
+            let entry = bench.start(action, 0, len);
+            assert_eq!(bench.finish(entry, -error), failed(error), "{action:?}");
+        }
+    }
 }
 
 #[test]
