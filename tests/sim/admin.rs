@@ -220,7 +220,8 @@ impl World {
             });
             self.disks[at].replace(junk);
         }
-        if self.disks[at].reopen() {
+        let pretends = self.plan.drive_caches && self.rng.percent(60);
+        if self.disks[at].reopen(pretends) {
             (self.admin.replaced[at], self.admin.touched[at]) = (true, true);
         }
         self.disks[at].begin_anew();
@@ -282,11 +283,18 @@ impl World {
     pub fn notified(&mut self, event: Event) -> Check {
         self.trace(|| format!("event {event:?}"));
         match event {
+            Event::Health {
+                leg,
+                health: Health::Failed,
+            } if !self.faults.has_failed(leg) => Err(format!("leg {leg} is failed, and no disk has failed anything")),
             Event::Health { leg, health } => {
                 self.admin.told[leg.index()] = Some(health);
                 self.check_told(leg)
             }
             Event::ResyncEnded { .. } | Event::Tracked(_) => Ok(()),
+            Event::FailedOver { from, .. } if !self.faults.has_failed(from) => {
+                Err(format!("the guest is moved off leg {from}, which has failed nothing"))
+            }
             Event::FailedOver { from, .. } => {
                 self.stats.failovers += 1;
                 // Its reads may have shown what the guest was not told of, and it is not what it was.

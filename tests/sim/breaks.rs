@@ -11,6 +11,12 @@ const ENOUGH: u64 = 400;
 fn world(which: Break, seed: u64) -> Plan {
     match which {
         Break::RewriteOvertakes | Break::DoubtForgotten => Plan::of_errors(seed),
+        Break::CopiedFromDoubted
+        | Break::FailoverForgotten
+        | Break::HeldByFailover
+        | Break::DoubtedCompared
+        | Break::DoubtUnrecorded
+        | Break::HostTakenForDisk => Plan::of_doubt(seed),
         _ => Plan::new(seed),
     }
 }

@@ -193,8 +193,8 @@ impl Disk {
 
     /// The daemon dies but the disk does not, and everything in flight has ended: what it shows it keeps, apart from
     /// what a failed flush has lost. Returns whether anything was lost of which only the guest was told, when the disk
-    /// was the primary: nobody can vouch for such a disk.
-    pub fn reopen(&mut self) -> bool {
+    /// was the primary: nobody can vouch for such a disk. If it `pretends`, it goes on to show out of its own cache what it has lost.
+    pub fn reopen(&mut self, pretends: bool) -> bool {
         let mut unknown = false;
         self.clock += 1;
         for completed in &mut self.completed {
@@ -203,7 +203,9 @@ impl Disk {
         for sector in 0..self.live.len() {
             if self.lost[sector] {
                 unknown |= self.forgiven[sector];
-                self.revert(sector);
+                if !pretends {
+                    self.revert(sector);
+                }
             }
         }
         unknown

@@ -3,7 +3,7 @@
 //! Verifies of every operation: its id is not in flight; the leg is claimed and, if released, not touched; the range is
 //! aligned and inside the device; its memory is populated and nobody else's; no two writes that overlap are in flight on one
 //! leg, because a disk orders them as it likes; a write puts nothing older over something newer; its payload is meant
-//! for exactly that place. Bytes are taken from memory (and put there) block by block at two moments between submission and
+//! for exactly that place; nothing is copied to a leg in sync. Bytes are taken from memory (and put there) block by block at two moments between submission and
 //! completion, so a buffer used again too early shows.
 
 use crate::admin::Awaited;
@@ -150,6 +150,7 @@ impl World {
             return Ok(());
         }
         self.check_marked(op)?;
+        self.check_not_copied(op)?;
         let geometry = &self.plan.config.geometry;
         let block = u64::from(geometry.block);
         if op.range.len == 0 || !op.range.start.is_multiple_of(block) || !op.range.len.is_multiple_of(block) {
@@ -175,6 +176,19 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A leg in sync has everything, and what the primary has failed besides: nothing is copied to it.
+    fn check_not_copied(&self, op: &LegOp) -> Check {
+        let layout = &self.plan.config.layout;
+        let copies = layout.tags_bytes()..layout.pool_start();
+        let status = self.mirror.status();
+        let in_sync = status.legs[op.leg.index()].is_some_and(|leg| leg.health == Health::InSync);
+        let copied = matches!(op.action, Action::Write { .. }) && copies.contains(&op.buf.offset());
+        match copied && in_sync && op.leg != status.primary {
+            true => Err("a leg in sync is copied to".into()),
+            false => Ok(()),
+        }
     }
 
     /// What reaches the primary is a guest's: where a start would trust the marks, its regions are marked.
@@ -294,13 +308,14 @@ impl World {
             (Action::Write { fua }, Ok(())) => self.disks[leg].complete_write(handle as u32, fua),
             (Action::Write { .. } | Action::Zero { .. }, _) => self.disks[leg].complete_write(handle as u32, false),
             (Action::Flush, Ok(())) => self.disks[leg].complete_flush(handle),
-            (Action::Flush, Err(_)) => {
-                let loss = self.faults.flush_loss(possible_primary, &mut self.rng);
+            (Action::Flush, Err(error)) => {
+                let loss = self.faults.flush_loss(possible_primary, error, &mut self.rng);
                 self.disks[leg].fail_flush(handle, loss, possible_primary);
             }
         }
-        if flight.result.is_err() {
-            self.faults.note_error(possible_primary, sheltered, op, self.now);
+        if let Err(error) = flight.result {
+            self.faults.note_error(possible_primary, sheltered, op, error, self.now);
+            self.stats.host_errors += u64::from(error.is_of_host());
         }
         self.trace(|| format!("  done {:?} {:?}", op.id, flight.result));
         self.count_copied(&op);
@@ -333,6 +348,7 @@ impl World {
             && self.store.possible().all(in_sync)
             && !self.admin.awaits(Awaited::Detach)
             && !self.admin.awaits(Awaited::Stop)
+            && !self.faults.is_overdue()
     }
 
     /// The daemon is dead; what was in flight lands, whole or in part.
@@ -388,7 +404,7 @@ impl World {
                     self.faults.note_demotion(secondary, self.now);
                 }
                 self.faults
-                    .explains(&self.store, &pending, status.primary, self.now)
+                    .explains(&self.store, &pending, status.primary, self.now, self.admin.leg_timeout)
                     .map_err(|what| format!("{request:?} fails with {error:?}, but {what}"))?;
                 self.stats.unrecorded_errors += u64::from(self.store.failing == u32::MAX || self.store.hangs);
                 if pending.write != 0 {

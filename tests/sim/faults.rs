@@ -9,7 +9,7 @@ use crate::admin::Awaited;
 use crate::check::Check;
 use crate::disk::FlushLoss;
 use crate::guest::Pending;
-use crate::plan::{Faults, Lasting};
+use crate::plan::{Faults, Lasting, Plan};
 use crate::record::Store;
 use crate::rng::Rng;
 use crate::world::{Happening, World};
@@ -22,6 +22,7 @@ use twinblk::core::{Action, Errno, LegId, LegOp, Operation, Range, Time};
 struct Rule {
     kinds: u8,
     left: u32,
+    error: Errno,
 }
 
 struct Injected {
@@ -30,6 +31,8 @@ struct Injected {
     at: Time,
     /// The other leg had everything.
     sheltered: bool,
+    /// It is the host's: nobody is moved for it.
+    of_host: bool,
 }
 
 #[derive(Default)]
@@ -51,8 +54,14 @@ pub struct FaultState {
     record_failed: Option<Time>,
     /// A leg that was primary hangs.
     primary_hung: bool,
-    /// Since when the guest is being moved, and when that was seen last.
-    failover: Option<(Time, Time)>,
+    /// Since when the guest is being moved.
+    failover: Option<Time>,
+    /// The primary hangs as soon as the guest is being moved off it.
+    hangs_then: bool,
+    /// The guest was being moved for as long as that may take, and is not moved yet.
+    overdue: bool,
+    /// By leg: the disk itself has failed something.
+    failed: [bool; 2],
     /// By leg: when it was last seen to be in trouble.
     trouble: [Option<Time>; 2],
     /// How much went wrong in this life.
@@ -60,10 +69,6 @@ pub struct FaultState {
     /// Nothing goes wrong for a while.
     pub suspended: bool,
 }
-
-/// How long the guest may be held while it is moved off a primary that fails: each operation of the secondary has its deadline, and
-/// the record a budget.
-const MOST_FAILOVER: Span = Span(300_000_000_000);
 
 /// How much goes wrong in one life.
 const MOST_FAULTS: u32 = 24;
@@ -91,7 +96,7 @@ impl FaultState {
         for rule in &mut self.rules[leg] {
             if rule.kinds & kind(action) != 0 && rule.left > 0 {
                 rule.left -= 1;
-                return Err(Errno::IO);
+                return Err(rule.error);
             }
         }
         Ok(())
@@ -133,8 +138,10 @@ impl FaultState {
         self.lasting == Some((lasting, LegId::ALL[leg]))
     }
 
-    pub fn note_error(&mut self, could_be_primary: bool, sheltered: bool, op: LegOp, now: Time) {
+    pub fn note_error(&mut self, could_be_primary: bool, sheltered: bool, op: LegOp, error: Errno, now: Time) {
         self.trouble[op.leg.index()] = Some(now);
+        let of_host = error.is_of_host();
+        self.failed[op.leg.index()] |= !of_host;
         if could_be_primary {
             // The ids of guests' flushes end in 3.
             if op.action == Action::Flush && op.id.0 & 7 != 3 {
@@ -145,6 +152,7 @@ impl FaultState {
                 range: op.range,
                 at: now,
                 sheltered,
+                of_host,
             });
         }
     }
@@ -157,33 +165,62 @@ impl FaultState {
     /// The guest was moved off this leg.
     pub fn failed_over(&mut self, from: LegId, now: Time) {
         self.trouble[from.index()] = Some(now);
+        self.failover = None;
+        self.overdue = false;
     }
 
-    /// The guest is being moved: it waits for the secondary, as long as that gets on.
-    pub fn note_failover(&mut self, now: Time) -> Check {
-        let since = match self.failover {
-            Some((since, last)) if now.since(last).0 < 1_000_000_000 => since,
-            _ => now,
+    /// Whether the disk itself has failed something in this life.
+    pub fn has_failed(&self, leg: LegId) -> bool {
+        self.failed[leg.index()]
+    }
+
+    /// Whether the guest was to be moved, and that took too long.
+    pub fn is_overdue(&self) -> bool {
+        self.overdue
+    }
+
+    /// Whether the guest is being moved: it is held, for a time that is bounded whatever the legs do. Returns whether that was
+    /// given up.
+    fn note_failover(
+        &mut self,
+        under_way: bool,
+        now: Time,
+        leg_timeout: Span,
+        plan: &Plan,
+        store: &Store,
+    ) -> Check<bool> {
+        self.overdue |= self.failover.is_some_and(|since| now.since(since).0 >= leg_timeout.0);
+        let Some(since) = self.failover.filter(|_| under_way) else {
+            let given_up = self.failover.is_some();
+            self.failover = under_way.then_some(now);
+            return Ok(given_up);
         };
-        self.failover = Some((since, now));
         self.excuse = now;
-        if now.since(since).0 > MOST_FAILOVER.0 {
+        let unrecorded = store.failing > 0 || store.hangs || self.record_failed.is_some_and(|at| at >= since);
+        let for_records = if unrecorded { RECORD_BUDGET.0 } else { 0 };
+        // A record that is under way is waited for, and then its own.
+        let allowed = leg_timeout
+            .0
+            .saturating_add(for_records + 100_000_000 + 100 * plan.record_latency.0);
+        if now.since(since).0 > allowed {
             return Err(format!("the guest is being moved since {since:?}"));
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Whether something stood in the way of moving the guest to the other leg when, or since, `error` was seen.
-    fn was_alone(&self, store: &Store, primary: LegId, error: &Injected) -> bool {
+    fn was_alone(&self, store: &Store, primary: LegId, error: &Injected, overdue: bool) -> bool {
         let other = primary.other().index();
         let troubled =
             self.trouble[other].is_some_and(|at| at >= error.at) || self.hung[other].is_some() || self.lost[other];
         let unrecorded = self.record_failed.is_some_and(|at| at >= error.at) || store.failing > 0 || store.hangs;
-        !error.sheltered || troubled || unrecorded
+        !error.sheltered || error.of_host || troubled || unrecorded || overdue
     }
 
-    pub fn flush_loss(&self, could_be_primary: bool, rng: &mut Rng) -> FlushLoss {
-        if could_be_primary {
+    pub fn flush_loss(&self, could_be_primary: bool, error: Errno, rng: &mut Rng) -> FlushLoss {
+        if error.is_of_host() {
+            FlushLoss::Kept
+        } else if could_be_primary {
             rng.pick(&[FlushLoss::Kept, FlushLoss::Shown])
         } else {
             rng.pick(&[FlushLoss::Kept, FlushLoss::Shown, FlushLoss::Reverted])
@@ -216,7 +253,8 @@ impl FaultState {
     }
 
     /// Whether something injected explains that this request fails.
-    pub fn explains(&self, store: &Store, pending: &Pending, primary: LegId, now: Time) -> Check {
+    pub fn explains(&self, store: &Store, pending: &Pending, primary: LegId, now: Time, leg_timeout: Span) -> Check {
+        let overdue = self.overdue || self.failover.is_some_and(|since| now.since(since).0 >= leg_timeout.0);
         let request = pending.request;
         let kinds = match request.operation {
             Operation::Read => READ,
@@ -230,7 +268,7 @@ impl FaultState {
             error.at >= pending.submitted_at
                 && kinds & kind(error.action) != 0
                 && (error.action == Action::Flush || error.range.overlaps(request.range))
-                && self.was_alone(store, primary, error)
+                && self.was_alone(store, primary, error, overdue)
         });
         let unrecorded = now.since(store.durable_at).0 >= RECORD_BUDGET.0 && request.operation != Operation::Read;
         let told_late = kinds & FLUSH != 0 && self.untold.is_some();
@@ -271,6 +309,7 @@ impl World {
             Faults::Hangs => self.rng.pick(&[2, 2, 3]),
             Faults::Records => 4,
             Faults::Everything => self.rng.pick(&[0, 1, 2, 2, 3, 4]),
+            Faults::Doubt => self.rng.pick(&[0, 1, 1, 1, 1, 3, 4, 4, 4, 4, 5]),
         };
         // A world in which something always hangs or fails comes to no end.
         let hangs = self.faults.hung != [None; 2];
@@ -280,10 +319,23 @@ impl World {
         self.faults.count += 1;
         match chosen {
             0 => self.break_leg(primary.other(), true),
-            1 => self.break_leg(primary, false),
+            1 => {
+                self.faults.hangs_then |= faults == Faults::Doubt && self.rng.percent(30);
+                self.break_leg(primary, false);
+            }
             2 => self.hang_leg(primary.other()),
             3 => self.hang_leg(primary),
+            5 => {
+                let leg = self.rng.pick(&LegId::ALL);
+                self.host_fails(leg);
+            }
             _ if self.store.failing > 0 || self.store.hangs => {}
+            _ if faults == Faults::Doubt => {
+                self.store.failing = self.rng.pick(&[5, u32::MAX, u32::MAX]);
+                let delay = self.rng.pick(&[RECORD_BUDGET.0 / 2, RECORD_BUDGET.0 * 3 / 2]);
+                self.at(delay, Happening::HealRecords);
+                self.trace(|| "fault: records fail, for long".into());
+            }
             _ => {
                 self.store.failing = self.rng.pick(&[1, 1, 2, 5]);
                 let delay = self.around(interval);
@@ -305,6 +357,7 @@ impl World {
                     .rng
                     .pick(&[READ, WRITE, WRITE, FLUSH, FLUSH, ZERO, WRITE | FLUSH, 15]),
                 left: self.rng.pick(&[1, 1, 2, 20]),
+                error: Errno::IO,
             };
             self.faults.rules[at].push(rule);
         }
@@ -318,10 +371,39 @@ impl World {
         self.at(delay, Happening::Heal { leg: at as u8 });
     }
 
+    /// The host cannot do what a leg is asked.
+    fn host_fails(&mut self, leg: LegId) {
+        let rule = Rule {
+            kinds: self.rng.pick(&[READ, WRITE, FLUSH, ZERO, 15]),
+            left: self.rng.pick(&[1, 1, 2, 5]),
+            error: Errno::NO_MEMORY,
+        };
+        self.faults.rules[leg.index()].push(rule);
+        self.trace(|| format!("fault: the host cannot do what leg {leg} is asked: {rule:?}"));
+        let delay = self.around(self.plan.fault_interval.0 * 2);
+        self.at(delay, Happening::Heal { leg: leg.index() as u8 });
+    }
+
+    /// The guest is being moved, or not.
+    pub fn watch_failover(&mut self) -> Check {
+        let under_way = self.mirror.is_failing_over();
+        let given_up =
+            self.faults
+                .note_failover(under_way, self.now, self.admin.leg_timeout, &self.plan, &self.store)?;
+        self.stats.failovers_given_up += u64::from(given_up);
+        if under_way && std::mem::take(&mut self.faults.hangs_then) && self.faults.hung == [None; 2] {
+            self.hang_leg(self.mirror.status().primary);
+        }
+        Ok(())
+    }
+
     fn hang_leg(&mut self, leg: LegId) {
         let at = leg.index();
         let long = self.admin.stall_budget.0.min(1_000_000_000);
-        let length = self.rng.pick(&[long / 10, long / 2, long * 2]) + 1;
+        let mut length = self.rng.pick(&[long / 10, long / 2, long * 2]) + 1;
+        if self.plan.faults == Faults::Doubt {
+            length += 2 * self.admin.leg_timeout.0.min(4_000_000_000);
+        }
         self.faults.hung[at] = Some(Time(self.now.0 + length));
         let primary = self.store.possible().any(|record| record.primary == leg);
         self.faults.primary_hung |= primary;
@@ -329,11 +411,17 @@ impl World {
         self.at(length, Happening::Heal { leg: at as u8 });
     }
 
+    /// Whether what is to heal the leg is not what ends its hanging: with so many faults there is always something else.
+    pub fn hangs_on(&self, leg: usize) -> bool {
+        self.plan.faults == Faults::Doubt && self.faults.hung[leg].is_some_and(|until| until > self.now)
+    }
+
     pub fn heal_leg(&mut self, leg: LegId) -> Check {
         self.trace(|| format!("heal leg {leg}"));
         self.faults.heal(leg.index());
-        if self.faults.hung.iter().all(Option::is_none) {
-            self.faults.primary_hung = false;
+        let none_hangs = self.faults.hung.iter().all(Option::is_none);
+        if none_hangs && std::mem::take(&mut self.faults.primary_hung) {
+            self.faults.excuse = self.now;
         }
         Ok(())
     }

@@ -97,6 +97,7 @@ pub fn first_life(plan: Plan, trace: bool) -> World {
         health: Health::InSync,
         consistent_at: 0,
         attached: true,
+        doubted: false,
     };
     let first = Record {
         legs: [Some(leg), plan.begins_mirrored.then_some(leg)],
@@ -433,11 +434,19 @@ impl World {
             .map_err(|what| format!("after a clean stop: {what}"))?;
         let record = *self.store.possible().next().expect("there is always a record");
         at_rest(&self.oracle, &self.disks, &record)?;
-        // The next daemon opens the disks anew, and sees what a failed flush has lost.
-        self.disks.iter_mut().for_each(|disk| {
-            disk.reopen();
-        });
+        self.reopen_disks(&record);
         Ok(())
+    }
+
+    /// The next daemon opens the disks anew, and sees what a failed flush has lost; or what a disk shows that is recorded to be in
+    /// doubt. (Of a flush that failed while the daemon died nobody can know.)
+    fn reopen_disks(&mut self, found: &Record) {
+        for leg in LegId::ALL {
+            let doubted = found.legs[leg.index()].is_some_and(|leg| leg.doubted);
+            let pretends = self.plan.drive_caches && doubted;
+            self.stats.pretending_starts += u64::from(pretends);
+            self.disks[leg.index()].reopen(pretends);
+        }
     }
 
     /// The life ends here and now.
@@ -449,13 +458,8 @@ impl World {
                 self.land(id, self.plan.seed ^ id)?;
             }
         }
-        for disk in &mut self.disks {
-            match how {
-                End::Cut => disk.cut(&mut self.rng),
-                End::Kill => {
-                    disk.reopen();
-                }
-            }
+        if how == End::Cut {
+            self.disks.iter_mut().for_each(|disk| disk.cut(&mut self.rng));
         }
         match how {
             End::Cut => self.stats.cuts += 1,
@@ -463,6 +467,9 @@ impl World {
         }
         let choice = self.rng.next();
         let record = self.store.find(choice);
+        if how == End::Kill {
+            self.reopen_disks(&record);
+        }
         self.trace(|| format!("{how:?}: a start finds {record:?}"));
         image_after(&self.oracle, &self.disks, &record, how, self.admin.replaced)
     }

@@ -9,7 +9,10 @@
 //!   failed flushes that lose what they should have made durable, shown or not shown afterwards;
 //! - a secondary that does not answer for longer than its budget, and answers late; a primary that does not answer for a while;
 //! - a leg that is lost with what is in flight, and comes back;
-//! - a primary that fails reads, writes or flushes, or is lost: the guest is served by the other leg, if that has everything;
+//! - a primary that fails reads, writes or flushes, or is lost: the guest is served by the other leg, if that has everything; at once,
+//!   or later when no record can be written or something hangs;
+//! - a disk that goes on to show what a failed flush has lost, whoever opens it anew, until the power fails;
+//! - errors that are the host's and not the disk's: nobody is demoted for them;
 //! - a power cut at any moment: of what was not flushed each block survives or not, on each leg by itself;
 //! - the death of the daemon at any moment: what is in flight lands or not, caches stay;
 //! - records that are slow, or end in an error while nobody knows whether they are durable;
@@ -21,7 +24,7 @@
 //!
 //! **Not simulated**: faults that the design does not survive either (a lost primary's device served from the other leg by
 //! force, a daemon that dies while a leg hangs for ever, a guest's read that was sent to a leg just before it ceased to be
-//! the primary and hangs there); the format of records; memory and threads of the daemon.
+//! the primary and hangs there; a flush that fails while the daemon dies, on a disk that goes on to show what it lost); the format of records; memory and threads of the daemon.
 //!
 //! What each checker verifies, and what it does not, stands at the head of its module: `check` (acknowledgements, cuts,
 //! rest, digests), `effects` (order and use of memory), `counters`, `walk` (verify), `faults` (errors told to the guest),

@@ -19,6 +19,9 @@ pub enum Faults {
     Records,
     /// All of it.
     Everything,
+    /// A primary that fails or hangs while records fail for longer than the core waits for them, errors of the secondary, and
+    /// of the host.
+    Doubt,
 }
 
 /// Something that goes wrong in the middle of a life and stays so until its end, or until it comes to rest.
@@ -85,6 +88,8 @@ pub struct Plan {
     pub renews: bool,
     /// Whether the device is handed over; see `hand_over`.
     pub hands_over: bool,
+    /// Whether a disk may show what it lost in a flush that failed until the power fails, whoever opens it anew.
+    pub drive_caches: bool,
 }
 
 impl Plan {
@@ -97,6 +102,21 @@ impl Plan {
             admin: Admin::Switching,
             begins_mirrored: true,
             requests: 4 * plan.requests,
+            ..plan
+        }
+    }
+
+    /// A primary that fails where the guest cannot be moved at once, and disks that show what they do not hold.
+    pub fn of_doubt(seed: u64) -> Plan {
+        let plan = Plan::new(seed);
+        Plan {
+            faults: Faults::Doubt,
+            lasting: Lasting::None,
+            admin: [Admin::Switching, Admin::Calm, Admin::Switching, Admin::Restless][(seed % 4) as usize],
+            begins_mirrored: true,
+            requests: 2 * plan.requests,
+            lives: 6,
+            drive_caches: true,
             ..plan
         }
     }
@@ -203,6 +223,7 @@ impl Plan {
             table_failures: if seed % 8 == 3 { 20 } else { 0 },
             renews: false,
             hands_over: false,
+            drive_caches: false,
         }
     }
 }

@@ -25,8 +25,14 @@ fn every_seed_keeps_every_promise() {
     let stats = run::range(seeds);
     println!("{stats:#?}");
     if many {
-        // Worlds of their own: see `hand_over`.
-        let elsewhere = ["hand_overs", "hand_overs_given_up", "hand_overs_unclean"];
+        // Worlds of their own: see `hand_over`, and `Plan::of_doubt`.
+        let elsewhere = [
+            "hand_overs",
+            "hand_overs_given_up",
+            "hand_overs_unclean",
+            "host_errors",
+            "pretending_starts",
+        ];
         assert_eq!(stats.missing(), elsewhere, "these never happened in all the worlds");
     }
 }
@@ -51,6 +57,31 @@ fn legs_that_fail_again_and_again_lose_nothing() {
     println!("{total:#?}");
     if to - from >= 300 {
         assert!(total.failovers > 100 && total.rewrites > 100 && total.switches > 1_000);
+    }
+}
+
+/// Worlds in which the guest cannot be moved at once, disks show what they do not hold, and the host is short of everything:
+/// `TWINBLK_SIM_DOUBT` is FROM..TO.
+#[test]
+fn a_failing_primary_that_cannot_be_left_at_once_loses_nothing() {
+    let (from, to) = match std::env::var("TWINBLK_SIM_DOUBT") {
+        Ok(text) => {
+            let (from, to) = text.split_once("..").expect("TWINBLK_SIM_DOUBT is FROM..TO");
+            (from.parse().expect("a number"), to.parse().expect("a number"))
+        }
+        Err(_) => (0, 300),
+    };
+    let mut total = Stats::default();
+    for seed in from..to {
+        match run::plan(Plan::of_doubt(seed), to - from == 1) {
+            Ok(stats) => total.add(&stats),
+            Err(what) => panic!("{what}; replay: TWINBLK_SIM_DOUBT={seed}..{}", seed + 1),
+        }
+    }
+    println!("{total:#?}");
+    if to - from >= 300 {
+        assert!(total.failovers > 100 && total.failovers_given_up > 30);
+        assert!(total.host_errors > 100 && total.pretending_starts > 10);
     }
 }
 

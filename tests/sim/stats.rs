@@ -25,5 +25,5 @@ stats! {
     rests_in_sync, verifies, differences, digests, digests_given_up, stops, cuts, kills, starts_in_sync, refusals, leg_errors,
     outlasted_hangs, outlasted_losses, survivors, outlasted_records, unrecorded_errors, unrecordable_stops, ceilings_raised,
     hand_overs, hand_overs_given_up, hand_overs_unclean,
-    failovers, rewrites,
+    failovers, rewrites, failovers_given_up, host_errors, pretending_starts,
 }

@@ -22,7 +22,7 @@ impl World {
         let images = self.disks.each_ref().map(|disk| {
             let mut image = disk.clone();
             if kill {
-                image.reopen();
+                image.reopen(false);
             } else {
                 image.cut(&mut self.rng);
             }

@@ -182,6 +182,7 @@ impl World {
             Happening::Admin => self.administrate(),
             Happening::Renew => self.renew(),
             Happening::Fault => self.inject(),
+            Happening::Heal { leg } if self.hangs_on(usize::from(leg)) => Ok(()),
             Happening::Heal { leg } => self.heal_leg(LegId::ALL[usize::from(leg)]),
             Happening::HealRecords => {
                 if self.faults.lasting() != Some(Lasting::RecordsFail) {
@@ -288,9 +289,7 @@ impl World {
             .0
             .saturating_mul(budgets)
             .saturating_add(PATIENCE.0);
-        if self.mirror.is_failing_over() {
-            self.faults.note_failover(self.now)?;
-        }
+        self.watch_failover()?;
         let excused = self.faults.excused_until(self.now, &self.store);
         for (tag, pending) in self.guest.pending.iter().enumerate() {
             let Some(pending) = pending else { continue };
