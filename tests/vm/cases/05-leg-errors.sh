@@ -270,6 +270,80 @@ primary_error_while_copying() {
     remove
 }
 
+# The state directory lies on a disk of its own that can be made to fail, and to answer again.
+state_on_a_disk() {
+    local disk; disk=$(dm state "$LARGE")
+    defer dm_gone state
+    # Without a journal it goes on where it was when the disk does.
+    mkfs.ext4 -q -O ^has_journal "$disk"
+    mkdir -p "$TWINBLK_STATE_DIR"
+    mount -o errors=continue,noatime "$disk" "$TWINBLK_STATE_DIR"
+    defer umount "$TWINBLK_STATE_DIR"
+}
+
+property unrecorded_failover_is_made_up_for 240 'a primary that fails while no record can be written: the guest is told, the second disk keeps what it has, and the guest is moved when a record can be written'
+unrecorded_failover_is_made_up_for() {
+    local began
+    state_on_a_disk
+    mapped_mirror
+    fill "$DEV" 2 4
+    sync_device
+    settled
+    dd if=/dev/urandom of=data bs=64k count=1 status=none
+    dm_becomes state "$LARGE" failing_writes
+    dm_becomes first "$A" failing_writes
+    began=$SECONDS
+    ! dd if=data of="$DEV" bs=64k count=1 seek=64 oflag=direct conv=notrunc status=none || fail "a write that is nowhere recorded was acknowledged"
+    measured "the guest was told after $((SECONDS - began)) s"
+    is_primary a
+    equals "$(health b)" in-sync
+    holds '.dirty_bytes > 0 and .io.errors > 0 and .record_failing'
+    # Nothing is copied over it, and a stop would not wait for ever: nothing of the kind is under way.
+    dm_becomes first "$A" well
+    dd if=/dev/urandom of="$DEV" bs=64k count=1 seek=70 oflag=direct conv=notrunc status=none
+    cmp data <(dd if="$SECOND" bs=64k count=1 skip=64 iflag=direct status=none) || fail "the second disk does not hold what the first failed"
+    is_primary a
+    dm_becomes state "$LARGE" well
+    reaches '.legs[] | select(.id == "b").role == "primary"'
+    recorded a failed
+    record_says '.legs[] | select(.id == "b").role == "primary"'
+    cmp data <(dd if="$DEV" bs=64k count=1 skip=64 iflag=direct status=none) || fail "the guest was moved to something else"
+    first_comes_back
+    exits 0 twinblk switch "$NAME"
+    is_primary a
+    remove
+}
+
+property stop_during_a_failover_ends 180 'a stop while the guest cannot be moved for want of a record ends, is not clean, and the device starts again'
+stop_during_a_failover_ends() {
+    local writer ended=0
+    state_on_a_disk
+    mapped_mirror
+    fill "$DEV" 2 4
+    sync_device
+    settled
+    dm_becomes state "$LARGE" failing_writes
+    dm_becomes first "$A" failing_writes
+    dd if=/dev/urandom of="$DEV" bs=64k count=1 seek=64 oflag=direct conv=notrunc status=none 2> /dev/null &
+    writer=$!
+    reaches '.dirty_bytes > 0'
+    TW_LIMIT=90 tw stop "$NAME" --force > /dev/null 2> stopped || ended=$?
+    [ $ended != 124 ] || fail "the stop does not end"
+    measured "the stop ended with $ended: $(head -1 stopped)"
+    equals "$(twinblk status "$NAME" --json | jq -r '.state, .daemon' | xargs)" "failed null" "what became of it"
+    ends $writer
+    [ "$STATUS" != 0 ] || fail "a write that is nowhere recorded was acknowledged"
+    dm_becomes state "$LARGE" well
+    dm_becomes first "$A" well
+    # Whichever record is found: nobody was told that either is in force.
+    tw start "$NAME" > /dev/null
+    [ "$(health a)" != failed ] || first_comes_back
+    in_sync
+    settled
+    equal_legs "$FIRST" "$SECOND"
+    remove
+}
+
 property single_leg_errors 60 'with one leg its errors are the guest'"'"'s'
 single_leg_errors() {
     FIRST=$(dm first "$A")
