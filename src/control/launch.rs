@@ -69,12 +69,17 @@ pub struct Create {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
-    /// Serve although an attached leg is missing from [`Launch::legs`].
+    /// Serve although an attached leg is missing from [`Launch::legs`]; the primary too, if the other leg has every write
+    /// that was acknowledged.
     #[serde(default)]
     pub degraded: bool,
     /// Have the guest of a dead daemon see its device end, instead of taking it over.
     #[serde(default)]
     pub force: bool,
+    /// Serve the other leg although it may lack writes that were acknowledged, if the recorded primary is missing from
+    /// [`Launch::legs`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_stale: bool,
 }
 
 /// A leg's disk; its descriptor comes along.

@@ -31,6 +31,7 @@ pub mod launch;
 pub mod message;
 pub mod paths;
 pub mod settings;
+pub mod stand_in;
 pub mod status;
 
 pub use error::{Error, ErrorKind};

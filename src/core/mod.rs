@@ -31,7 +31,7 @@ pub use geometry::{Geometry, Range};
 pub use layout::{Buf, Layout};
 pub use leg::{Health, LegId};
 pub use mirror::Mirror;
-pub use record::{LegRecord, Protocol, Record};
+pub use record::{LegRecord, Protocol, Record, Stale, StandIn, Unfit};
 pub use regions::Tracked;
 pub use request::{Errno, Operation, Request, Tag};
 pub use signature::Source;

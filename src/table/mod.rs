@@ -15,4 +15,4 @@ pub use lost::{Lost, Owner};
 pub use name::Name;
 pub use pick::{Picked, Unpickable, pick};
 pub use retired::Retired;
-pub use superblock::{Footprint, LegIdentity, LegKind, Settings, Superblock};
+pub use superblock::{Footprint, LegIdentity, LegKind, Settings, Sighting, Superblock};

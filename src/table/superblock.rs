@@ -35,6 +35,10 @@
 //! | 240 | 1 | settings: catch up by itself |
 //! | 248 | 32 | footprint of leg `a` when it was let go (below) |
 //! | 280 | 32 | footprint of leg `b` |
+//! | 312 | 8 | since when leg `a` has not been in sync, seconds since 1970, 0 it is or nobody knows |
+//! | 320 | 8 | since when leg `b` has not been |
+//! | 328 | 24 | where leg `a` was when it was claimed last (below) |
+//! | 352 | 24 | where leg `b` was |
 //! | 512 | 1728 | identity of leg `a` (below) |
 //! | 2240 | 1728 | identity of leg `b` |
 //! | 4064 | 32 | checksum |
@@ -44,6 +48,8 @@
 //! generation at which it is consistent.
 //!
 //! A footprint, all zero where there is none: 16 bytes boot id, 8 bytes sequence number, 8 bytes count of what was written.
+//!
+//! Where a leg was, all zero where nobody knows: 16 bytes boot id, 8 bytes sequence number of the block device.
 //!
 //! The identity of a leg, all zero where there never was one; a text is its length in two bytes and its bytes in UTF-8:
 //!
@@ -107,7 +113,10 @@ const RATE: usize = QUIET + 8;
 const CATCH_UP: usize = RATE + 8;
 const FOOTPRINTS: usize = CATCH_UP + 8;
 const FOOTPRINT: usize = 32;
-const RESERVED: usize = FOOTPRINTS + 2 * FOOTPRINT;
+const SINCE: usize = FOOTPRINTS + 2 * FOOTPRINT;
+const SIGHTINGS: usize = SINCE + 2 * 8;
+const SIGHTING: usize = 24;
+const RESERVED: usize = SIGHTINGS + 2 * SIGHTING;
 const IDENTITIES: usize = 512;
 /// Bytes of an identity.
 pub(super) const IDENTITY: usize = 1728;
@@ -132,7 +141,8 @@ const CANONICAL: usize = PATH + 512;
 // The table in the module's documentation, held against the arithmetic.
 const _: () = {
     assert!(UUID == HEADER && UBLK_ID == 124 && NUMBER == 128 && PRIMARY == 152 && LEG_RECORDS == 160);
-    assert!(STALL_BUDGET == 192 && CATCH_UP == 240 && FOOTPRINTS == 248 && RESERVED <= IDENTITIES);
+    assert!(STALL_BUDGET == 192 && CATCH_UP == 240 && FOOTPRINTS == 248);
+    assert!(SINCE == 312 && SIGHTINGS == 328 && RESERVED == 376 && RESERVED <= IDENTITIES);
     assert!(CANONICAL + 512 == IDENTITY && PATH == 704);
     assert!(TAIL == 3968 && TAIL + 96 + CHECKSUM == BYTES);
 };
@@ -234,6 +244,20 @@ pub struct Superblock {
     pub legs: [Option<LegIdentity>; 2],
     /// What the legs were like when they were let go, by [`LegId::index`]; none of a leg that is in use.
     pub footprints: [Option<Footprint>; 2],
+    /// Since when the legs have not been in sync, in seconds since 1970, by [`LegId::index`]; none of one that is, or where
+    /// nobody knows.
+    pub since: [Option<u64>; 2],
+    /// Where the legs were when they were claimed last, by [`LegId::index`].
+    pub sightings: [Option<Sighting>; 2],
+}
+
+/// A block device in one boot: no other has the same numbers until the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// The kernel's id of the boot.
+    pub boot: [u8; 16],
+    /// The sequence number of the whole disk.
+    pub sequence: u64,
 }
 
 /// What a disk was like when it was let go: the same footprint later in the same boot proves that nobody wrote to it.
@@ -278,6 +302,14 @@ impl Superblock {
             if let Some(footprint) = &self.footprints[leg.index()] {
                 put_footprint(&mut draft, FOOTPRINTS + leg.index() * FOOTPRINT, footprint);
             }
+            if let Some(since) = self.since[leg.index()] {
+                draft.put(SINCE + leg.index() * 8, &since.to_le_bytes());
+            }
+            if let Some(sighting) = &self.sightings[leg.index()] {
+                let at = SIGHTINGS + leg.index() * SIGHTING;
+                draft.put(at, &sighting.boot);
+                draft.put(at + 16, &sighting.sequence.to_le_bytes());
+            }
         }
         draft.seal()
     }
@@ -313,6 +345,11 @@ impl Superblock {
             footprints: [
                 take_footprint(table, FOOTPRINTS)?,
                 take_footprint(table, FOOTPRINTS + FOOTPRINT)?,
+            ],
+            since: [SINCE, SINCE + 8].map(|at| Some(table.u64(at)).filter(|&since| since != 0)),
+            sightings: [
+                take_sighting(table, SIGHTINGS)?,
+                take_sighting(table, SIGHTINGS + SIGHTING)?,
             ],
         };
         superblock.check()?;
@@ -495,13 +532,13 @@ fn take_settings(table: Verified<'_>) -> Result<Settings, Flaw> {
     })
 }
 
-fn put_footprint(draft: &mut Draft, at: usize, footprint: &Footprint) {
+pub(super) fn put_footprint(draft: &mut Draft, at: usize, footprint: &Footprint) {
     draft.put(at, &footprint.boot);
     draft.put(at + 16, &footprint.sequence.to_le_bytes());
     draft.put(at + 24, &footprint.written.to_le_bytes());
 }
 
-fn take_footprint(table: Verified<'_>, at: usize) -> Result<Option<Footprint>, Flaw> {
+pub(super) fn take_footprint(table: Verified<'_>, at: usize) -> Result<Option<Footprint>, Flaw> {
     let footprint = Footprint {
         boot: table.u128_bytes(at),
         sequence: table.u64(at + 16),
@@ -512,6 +549,18 @@ fn take_footprint(table: Verified<'_>, at: usize) -> Result<Option<Footprint>, F
         return Ok(None);
     }
     Ok(Some(footprint))
+}
+
+fn take_sighting(table: Verified<'_>, at: usize) -> Result<Option<Sighting>, Flaw> {
+    let sighting = Sighting {
+        boot: table.u128_bytes(at),
+        sequence: table.u64(at + 16),
+    };
+    if sighting.boot == [0; 16] {
+        table.zero(at, SIGHTING)?;
+        return Ok(None);
+    }
+    Ok(Some(sighting))
 }
 
 pub(super) fn put_identity(draft: &mut Draft, at: usize, identity: &LegIdentity) {
@@ -643,6 +692,14 @@ pub(crate) fn example() -> Superblock {
                 sequence: 6,
                 written: 7,
             }),
+        ],
+        since: [Some(8), None],
+        sightings: [
+            Some(Sighting {
+                boot: [9; 16],
+                sequence: 10,
+            }),
+            None,
         ],
     }
 }

@@ -28,6 +28,8 @@ pub fn superblock(device: &str, number: u64) -> Superblock {
         },
         settings: Settings::default(),
         footprints: [None; 2],
+        since: [None; 2],
+        sightings: [None; 2],
         legs: [
             Some(LegIdentity {
                 kind: LegKind::Block,

@@ -11,7 +11,7 @@ use twinblk::core::{Geometry, Health, LegId, LegRecord, Protocol, Record};
 use twinblk::table::checked::{Flaw, Kind, Unverified};
 use twinblk::table::name::Text;
 use twinblk::table::superblock::{BYTES, KIND};
-use twinblk::table::{LegIdentity, LegKind, Name, Owner, Settings, Superblock, Unpickable, pick};
+use twinblk::table::{Footprint, LegIdentity, LegKind, Name, Owner, Settings, Sighting, Superblock, Unpickable, pick};
 
 /// Lines of an offset and 16 bytes; lines of zeroes are left out.
 const SUPERBLOCK_V1: &str = include_str!("superblock-v1.hex");
@@ -63,6 +63,8 @@ fn example() -> Superblock {
             catch_up: true,
         },
         footprints: [None; 2],
+        since: [None; 2],
+        sightings: [None; 2],
         legs: [
             Some(LegIdentity {
                 kind: LegKind::Block,
@@ -264,6 +266,20 @@ impl Random {
             rate: self.next(),
             catch_up: self.pick(&[true, false]),
         };
+        for leg in LegId::ALL {
+            let at = leg.index();
+            let boot = u128::from(1 + self.below(u64::MAX - 1)).to_le_bytes();
+            superblock.footprints[at] = self.pick(&[true, false]).then(|| Footprint {
+                boot,
+                sequence: self.next(),
+                written: self.next(),
+            });
+            superblock.since[at] = self.pick(&[true, false]).then(|| 1 + self.below(u64::MAX - 1));
+            superblock.sightings[at] = self.pick(&[true, false]).then(|| Sighting {
+                boot,
+                sequence: self.next(),
+            });
+        }
         superblock
     }
 }

@@ -256,10 +256,10 @@ pub struct Stop {
 pub struct Start {
     /// The device's name
     pub name: Name,
-    /// Serve without a leg that is missing
+    /// Serve without a leg that is missing; the primary too, if the other leg has every acknowledged write
     #[arg(long)]
     pub degraded: bool,
-    /// Serve a leg that may lack acknowledged writes (not available in this version)
+    /// If the primary is missing, serve the other leg although it lacks writes that were acknowledged
     #[arg(long)]
     pub accept_stale: bool,
     /// Do not take over what a dead daemon left: whoever still has it open gets errors

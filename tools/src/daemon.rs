@@ -272,7 +272,7 @@ mod tests {
         fs::write(root.join("vm1.log"), "an old line\n").unwrap();
         let action = Action::Start(Start {
             degraded: true,
-            force: false,
+            ..Start::default()
         });
         (
             launch_program(&program, &context, &"vm1".parse().unwrap(), action, &[]),
@@ -292,7 +292,7 @@ mod tests {
             told.action,
             Action::Start(Start {
                 degraded: true,
-                force: false
+                ..Start::default()
             })
         );
         assert_eq!(told.run_dir, root);

@@ -127,13 +127,27 @@ enum Found {
 /// # Errors
 /// Missing or another disk: refused. Held for too long: timed out.
 pub fn open_primary(context: &Context, superblock: &Superblock, patience: Duration) -> Result<Leg, Error> {
-    let id = superblock.record.primary;
+    open_leg(context, superblock, superblock.record.primary, patience)?
+}
+
+/// A leg without which nothing is served, waited for while it is held. The inner error says that its disk is not where its
+/// record says.
+///
+/// # Errors
+/// Held for too long: timed out. There, and cannot be served: what is in the way.
+pub fn open_leg(
+    context: &Context,
+    superblock: &Superblock,
+    id: LegId,
+    patience: Duration,
+) -> Result<Result<Leg, Error>, Error> {
     let deadline = Instant::now() + patience;
     let mut said = false;
     loop {
         let held = match find(context, superblock, id, &[])? {
-            Found::Open(disk) => return Ok(Leg::claimed(id, disk)),
-            Found::Missing(error) | Found::Another(error) | Found::Unfit(error) => return Err(error),
+            Found::Open(disk) => return Ok(Ok(Leg::claimed(id, disk))),
+            Found::Missing(error) | Found::Another(error) => return Ok(Err(error)),
+            Found::Unfit(error) => return Err(error),
             Found::Held(error) => error,
         };
         if Instant::now() >= deadline {

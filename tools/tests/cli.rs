@@ -132,6 +132,8 @@ impl Host {
             settings: Settings::default(),
             legs: [Some(self.identity("a")), secondary.map(|_| self.identity("b"))],
             footprints: [None; 2],
+            since: [None; 2],
+            sightings: [None; 2],
         }
     }
 
@@ -365,7 +367,6 @@ fn what_comes_with_a_later_version_says_so() {
         "verify vm1 --repair",
         "verify vm1 --repair-from a",
         "attach vm1 /dev/null --seeded",
-        "start vm1 --accept-stale",
     ] {
         host.tool(line).code(1).says("not available in this version");
     }
@@ -739,7 +740,41 @@ fn a_missing_primary_is_refused_and_a_missing_secondary_asks_for_degraded() {
     host.tool("start vm1").code(3).says("is not there").says("--degraded");
     fs::rename(host.disk("b-away"), host.disk("b")).unwrap();
     fs::rename(host.disk("a"), host.disk("a-away")).unwrap();
-    host.tool("start vm1 --degraded").code(3).says("is not there");
+    host.tool("start vm1").code(3).says("is not there").says("--degraded");
+}
+
+#[test]
+fn what_a_missing_primary_would_cost_is_said_and_has_to_be_accepted() {
+    let host = Host::new();
+    let mut superblock = host.superblock(Some((Health::Behind, true)), true);
+    superblock.record.legs[1].as_mut().unwrap().consistent_at = 41;
+    superblock.since[1] = Some(1_767_225_599);
+    host.recorded(&superblock);
+    fs::rename(host.disk("a"), host.disk("a-away")).unwrap();
+    for line in ["start vm1", "start vm1 --degraded", "start vm1 --force"] {
+        host.tool(line)
+            .code(3)
+            .says("is not there")
+            .says("generation 41 (at 2025-12-31T23:59:59Z)")
+            .says("start vm1 --accept-stale");
+    }
+    fs::rename(host.disk("b"), host.disk("b-away")).unwrap();
+    host.tool("start vm1 --accept-stale")
+        .code(3)
+        .says("disk-a is not there")
+        .says("disk-b is not there");
+}
+
+#[test]
+fn a_mixture_is_not_served_whatever_is_accepted() {
+    for health in [Health::Syncing, Health::Failed, Health::Absent] {
+        let host = Host::new();
+        host.recorded(&host.superblock(Some((health, true)), true));
+        fs::rename(host.disk("a"), host.disk("a-away")).unwrap();
+        host.tool("start vm1 --accept-stale --degraded --force")
+            .code(3)
+            .says(health.word());
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@ use crate::tables::{StateTables, told};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use twinblk::core::{Errno, LegId, Record, Tracked};
+use std::time::{SystemTime, UNIX_EPOCH};
+use twinblk::core::{Errno, Health, LegId, Record, Tracked};
 use twinblk::io::disk::footprint;
 use twinblk::runtime::state_dir::{StateDir, StateError};
 use twinblk::runtime::worker::Keep;
@@ -76,6 +77,20 @@ impl Keeper {
         }
     }
 
+    /// Since when a leg has not been in sync, as the record says it; of a disk that has never been, nobody knows.
+    fn since(&self, leg: LegId, record: &Record) -> Option<u64> {
+        let at = leg.index();
+        let is_in_sync = |record: &Record| record.legs[at].is_some_and(|leg| leg.health == Health::InSync);
+        match (is_in_sync(&self.superblock.record), is_in_sync(record)) {
+            (_, true) => None,
+            (true, false) => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .ok()
+                .map(|now| now.as_secs()),
+            (false, false) => self.superblock.since[at],
+        }
+    }
+
     /// What the next record says of the settings.
     pub fn set_settings(&mut self, settings: Settings) {
         self.superblock.settings = settings;
@@ -87,6 +102,7 @@ impl Keeper {
     /// It may not be durable.
     pub fn write(&mut self, record: &Record) -> Result<(), StateError> {
         let footprints = LegId::ALL.map(|leg| self.footprint(leg, record));
+        self.superblock.since = LegId::ALL.map(|leg| self.since(leg, record));
         self.superblock.footprints = footprints;
         *self.footprints.lock().expect("nobody panics while holding them") = footprints;
         self.superblock.record = *record;

@@ -5,9 +5,10 @@ use crate::errors::Told;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use twinblk::control::Error;
 use twinblk::control::launch::{Action, Create, Launch, LaunchLeg, Start};
-use twinblk::core::{CopyMode, Geometry, LegId, Record};
+use twinblk::control::stand_in::Keeps;
+use twinblk::control::{self, Error};
+use twinblk::core::{CopyMode, Geometry, LegId, Record, StandIn};
 use twinblk::io::disk::{Disk, footprint};
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::table::{Settings, Superblock};
@@ -32,8 +33,8 @@ pub struct Awaited {
 pub enum Guest {
     /// It goes on.
     GoesOn,
-    /// It would have to see its device end, and nobody has said that it may.
-    Refused,
+    /// It would have to see its device end, and nobody has said that it may. Why it may not go on.
+    Refused(&'static str),
     /// It sees its device end.
     Ends,
 }
@@ -92,16 +93,7 @@ impl Plan {
                 if picked.doubt {
                     doubt(&mut superblock);
                 }
-                let plan = Plan::start(state, superblock, &start, disks, awaited)?;
-                Ok(Plan {
-                    // Not from a record that may not have been the newest.
-                    guest: match (start.force, picked.doubt) {
-                        (true, _) => Guest::Ends,
-                        (false, true) => Guest::Refused,
-                        (false, false) => Guest::GoesOn,
-                    },
-                    ..plan
-                })
+                Plan::start(state, superblock, picked.doubt, &start, disks, awaited)
             }
         }
     }
@@ -139,6 +131,8 @@ impl Plan {
             settings: Settings::default(),
             legs: [Some(disk.identity.clone()), None],
             footprints: [None; 2],
+            since: [None; 2],
+            sightings: [None; 2],
         };
         let id = create.id;
         Ok(Plan {
@@ -148,22 +142,28 @@ impl Plan {
             disks,
             awaited: None,
             resync: CopyMode::Compare,
-            guest: Guest::Refused,
+            guest: Guest::Refused("it is a new device"),
         })
     }
 
     fn start(
         state: StateDir,
         mut superblock: Superblock,
+        doubt: bool,
         start: &Start,
         mut disks: [Option<Disk>; 2],
         mut awaited: Option<Awaited>,
     ) -> Result<Plan, Error> {
-        let record = &superblock.record;
-        let primary = record.primary;
         for disk in disks.iter().flatten() {
             fits(&disk.identity, &superblock.geometry)?;
         }
+        let keeps = match disks[superblock.record.primary.index()] {
+            // Awaited is not missing: that is refused below.
+            None if awaited.is_none() => stand_in(&mut superblock, doubt, start, &disks)?,
+            None | Some(_) => Keeps::Everything,
+        };
+        let record = &superblock.record;
+        let primary = record.primary;
         if awaited.as_ref().is_some_and(|awaited| awaited.leg.leg == primary) {
             return Err(
                 Error::timed_out(format!("the primary, leg {primary}, is still held by somebody"))
@@ -172,8 +172,8 @@ impl Plan {
         }
         if disks[primary.index()].is_none() {
             return Err(
-                Error::refused(format!("the recorded primary, leg {primary}, is not there"))
-                    .hint("bring its disk back; nothing else is known to have every acknowledged write"),
+                Error::refused(format!("leg {primary}, which is to be the primary, is not there"))
+                    .hint("bring its disk back"),
             );
         }
         let secondary = primary.other();
@@ -185,12 +185,33 @@ impl Plan {
             // A disk that the device does not follow is not touched, and its claim is let go.
             disks[at] = None;
             awaited = None;
+        } else if !is_used && awaited.is_some() {
+            // What has failed is taken back by whoever asks for it.
+            awaited = None;
         } else if disks[at].is_none() && awaited.is_none() && !start.degraded && is_used {
             return Err(Error::refused(format!("leg {secondary} is not there"))
                 .hint("bring its disk back, or serve without it: --degraded"));
         }
         doubt_changed(&mut superblock, &disks);
+        for (recorded, disk) in superblock.legs.iter_mut().zip(&disks) {
+            // It may have grown, or come by another number.
+            if let Some(disk) = disk {
+                *recorded = Some(disk.identity.clone());
+            }
+        }
         let id = Some(superblock.ublk_id);
+        let guest = match (start.force, doubt, keeps) {
+            (true, ..) => Guest::Ends,
+            // Not from a record that may not have been the newest.
+            (false, true, _) => {
+                Guest::Refused("one of the two records is damaged, and the other disk may have been the primary since")
+            }
+            // Promise 11: it would find that writes are gone which it was told are there.
+            (false, false, Keeps::AnEarlierMoment) => {
+                Guest::Refused("the disk that is left may not have what it was told is there")
+            }
+            (false, false, Keeps::Everything) => Guest::GoesOn,
+        };
         Ok(Plan {
             superblock,
             state: Some(state),
@@ -198,9 +219,44 @@ impl Plan {
             disks,
             awaited,
             resync: CopyMode::Compare,
-            guest: Guest::Refused,
+            guest,
         })
     }
+}
+
+/// Go on with the other leg, because the recorded primary is missing.
+///
+/// *What must hold:* before anything is served, a durable record names the leg that is served; it never names one that is no
+/// image of the device. *Why it cannot break:* nothing is written here. The first record of the start is made from what is
+/// left in `superblock`, with a number, an era and generations above everything used, and it is durable before the first
+/// request can come (see `serve`). An end before it leaves the old record, and the same question to the next start; an end after
+/// it leaves a device whose primary is this leg. The old primary's disk is not among the legs then, whatever is plugged in.
+fn stand_in(
+    superblock: &mut Superblock,
+    doubt: bool,
+    start: &Start,
+    disks: &[Option<Disk>; 2],
+) -> Result<Keeps, Error> {
+    let old = superblock.record.primary;
+    let why = format!("the recorded primary, leg {old}, is not there");
+    let mut keeps = control::stand_in::stand_in(superblock, doubt, start, &why)?;
+    // Equal to the primary when it was let go is not what it is now, if somebody has written to it since.
+    if superblock.record.clean
+        && let Some(disk) = &disks[old.other().index()]
+        && let Some(why) = changed(superblock, old.other(), disk)
+    {
+        log::warn!("leg {}, {}, is served as it is: {why}", old.other(), disk.identity.path);
+        keeps = Keeps::AnEarlierMoment;
+    }
+    if let StandIn::Stale(stale) = superblock.record.stand_in() {
+        let lacks = control::stand_in::lacks(superblock, old.other(), stale);
+        log::warn!("{why}: serving leg {}, which {lacks}", old.other());
+    }
+    superblock.record = superblock.record.promoted();
+    // What it was like when it was let go proves nothing of a disk that has lost its part.
+    superblock.footprints[old.index()] = None;
+    superblock.since[old.other().index()] = None;
+    Ok(keeps)
 }
 
 /// Go on from a record although a newer one may have been lost: it had the next number, it may have made generations
@@ -235,13 +291,18 @@ fn doubt_changed(superblock: &mut Superblock, disks: &[Option<Disk>; 2]) {
     // The primary counts also where the other leg is detached: what that one misses is known only if nobody wrote here.
     for leg in LegId::ALL {
         let Some(disk) = &disks[leg.index()] else { continue };
-        let now = footprint::of(&disk.identity, disk.descriptor.as_fd());
-        if let Some(why) = footprint::doubt(superblock.footprints[leg.index()].as_ref(), now.as_ref()) {
+        if let Some(why) = changed(superblock, leg, disk) {
             log::warn!("both legs are compared whole: leg {leg}, {}: {why}", disk.identity.path);
             superblock.record.clean = false;
             superblock.record.tracked = false;
         }
     }
+}
+
+/// Why a leg's disk is not proven to be as it was let go.
+fn changed(superblock: &Superblock, leg: LegId, disk: &Disk) -> Option<&'static str> {
+    let now = footprint::of(&disk.identity, disk.descriptor.as_fd());
+    footprint::doubt(superblock.footprints[leg.index()].as_ref(), now.as_ref())
 }
 
 /// Random, version 4.
@@ -267,7 +328,159 @@ pub fn awaited_flags(awaited: Option<&Awaited>) -> [bool; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twinblk::core::Protocol;
+    use std::fs;
+    use std::path::PathBuf;
+    use twinblk::control::ErrorKind;
+    use twinblk::core::{Health, LegRecord, Protocol};
+    use twinblk::io::disk::Wanted;
+    use twinblk::table::Footprint;
+
+    /// A device of two files, leg `a` its primary, with a state directory; goes away with the value.
+    struct World {
+        root: PathBuf,
+        superblock: Superblock,
+        disks: [Option<Disk>; 2],
+    }
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+
+    impl World {
+        fn new(test: &str, health: Health, protocol: Protocol) -> World {
+            let root = std::env::temp_dir().join(format!("twinblk-plan-{}-{test}", std::process::id()));
+            fs::create_dir_all(&root).unwrap();
+            let disks = ["a", "b"].map(|name| {
+                File::create(root.join(name)).unwrap().set_len(1 << 20).unwrap();
+                Some(Disk::open(&root.join(name), &Wanted::ANY).unwrap())
+            });
+            let leg = |health| {
+                Some(LegRecord {
+                    health,
+                    consistent_at: 41,
+                    attached: true,
+                })
+            };
+            let footprint = Footprint {
+                boot: [5; 16],
+                sequence: 6,
+                written: 7,
+            };
+            let superblock = Superblock {
+                uuid: [1; 16],
+                name: "vm1".parse().unwrap(),
+                geometry: Geometry::new(1 << 20, disks[0].as_ref().unwrap().block()),
+                max_io: MAX_IO,
+                depth: DEPTH,
+                ublk_id: 0,
+                record: Record {
+                    number: Superblock::FIRST_NUMBER,
+                    legs: [leg(Health::InSync), leg(health)],
+                    tracked: true,
+                    clean: false,
+                    ..Record::first(protocol)
+                },
+                settings: Settings::default(),
+                legs: disks
+                    .each_ref()
+                    .map(|disk| disk.as_ref().map(|disk| disk.identity.clone())),
+                footprints: [Some(footprint); 2],
+                since: [None, Some(8)],
+                sightings: [None; 2],
+            };
+            drop(StateDir::create(&root, &superblock).unwrap());
+            World {
+                root,
+                superblock,
+                disks,
+            }
+        }
+
+        fn start(
+            &self,
+            present: [bool; 2],
+            awaited: Option<Awaited>,
+            doubt: bool,
+            start: &Start,
+        ) -> Result<Plan, Error> {
+            let (state, picked) = StateDir::open(&self.root, &self.superblock.name).unwrap();
+            let disks = LegId::ALL.map(|leg| self.disks[leg.index()].clone().filter(|_| present[leg.index()]));
+            Plan::start(state, picked.superblock, doubt, start, disks, awaited)
+        }
+    }
+
+    const ALL: Start = Start {
+        degraded: true,
+        force: false,
+        accept_stale: true,
+    };
+
+    #[test]
+    fn the_other_leg_is_served_as_primary_and_nothing_of_the_old_one_is_believed() {
+        let world = World::new("stale", Health::Behind, Protocol::Flush);
+        let refused = world.start([false, true], None, false, &Start::default());
+        assert!(refused.is_err_and(|error| error.kind == ErrorKind::Refused));
+        let plan = world.start([false, true], None, false, &ALL).unwrap();
+        let record = plan.superblock.record;
+        assert_eq!((record.primary, record.tracked, record.clean), (LegId::B, false, false));
+        assert!(!record.legs[0].unwrap().attached && plan.disks[0].is_none() && plan.disks[1].is_some());
+        assert_eq!((plan.superblock.footprints[0], plan.superblock.since[1]), (None, None));
+        assert!(matches!(plan.guest, Guest::Refused(_)));
+        drop(plan);
+        let forced = Start { force: true, ..ALL };
+        assert_eq!(
+            world.start([false, true], None, false, &forced).unwrap().guest,
+            Guest::Ends
+        );
+        // With the primary there, nothing is asked and nothing changes.
+        let plan = world.start([true, true], None, false, &ALL).unwrap();
+        assert_eq!((plan.superblock.record.primary, plan.guest), (LegId::A, Guest::GoesOn));
+    }
+
+    #[test]
+    fn a_guest_goes_on_with_a_leg_that_has_everything_and_with_no_other() {
+        let degraded = Start {
+            degraded: true,
+            ..Start::default()
+        };
+        let sync = World::new("sync", Health::InSync, Protocol::Sync);
+        assert_eq!(
+            sync.start([false, true], None, false, &degraded).unwrap().guest,
+            Guest::GoesOn
+        );
+        // A record that was lost may have said that it is being copied to.
+        assert!(sync.start([false, true], None, true, &ALL).is_err());
+        let flush = World::new("flush", Health::InSync, Protocol::Flush);
+        assert!(flush.start([false, true], None, false, &degraded).is_err());
+        assert!(matches!(
+            flush.start([false, true], None, false, &ALL).unwrap().guest,
+            Guest::Refused(_)
+        ));
+        let mixture = World::new("mixture", Health::Syncing, Protocol::Sync);
+        assert!(mixture.start([false, true], None, false, &ALL).is_err());
+    }
+
+    #[test]
+    fn a_leg_that_has_failed_is_not_waited_for_to_be_taken_back() {
+        for (health, is_awaited) in [(Health::Failed, false), (Health::Behind, true)] {
+            let world = World::new(health.word(), health, Protocol::Flush);
+            let disk = world.disks[1].as_ref().unwrap();
+            let awaited = Awaited {
+                leg: LaunchLeg {
+                    leg: LegId::B,
+                    identity: disk.identity.clone(),
+                    claimed: false,
+                },
+                descriptor: disk.descriptor.try_clone().unwrap(),
+            };
+            let plan = world
+                .start([true, false], Some(awaited), false, &Start::default())
+                .unwrap();
+            assert_eq!(plan.awaited.is_some(), is_awaited, "{health:?}");
+        }
+    }
 
     #[test]
     fn nothing_that_a_lost_record_may_have_used_is_used_again() {
@@ -287,6 +500,8 @@ mod tests {
             settings: Settings::default(),
             legs: [None, None],
             footprints: [None; 2],
+            since: [None; 2],
+            sightings: [None; 2],
         };
         doubt(&mut superblock);
         let lost = Record {

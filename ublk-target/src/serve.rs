@@ -184,9 +184,9 @@ enum Came {
 
 /// Have the device in the driver: as the dead daemon left it, with its guest, or a new one.
 ///
-/// *Why the guest may go on:* only the recorded primary is served (a plan without it is refused), and that has every
-/// write that was acknowledged. Where the record may not be the newest, another leg may have been primary since: then the
-/// guest must see the device end.
+/// *Why the guest may go on:* the recorded primary is served, or a leg that has every write that was acknowledged as well. Where
+/// the record may not be the newest, another leg may have been primary since, and a leg that stands in for the primary may
+/// lack writes: then the guest must see the device end.
 fn have(id: Option<u32>, superblock: &Superblock, is_ours: bool, guest: Guest) -> Result<(Added, Came), Error> {
     let shape = shape(id, superblock);
     let left = match id {
@@ -198,7 +198,17 @@ fn have(id: Option<u32>, superblock: &Superblock, is_ours: bool, guest: Guest) -
         Some(_) | None => Left::Nothing,
     };
     match (left, id) {
-        (Left::Waiting, Some(id)) if guest == Guest::GoesOn => {
+        (Left::Waiting, Some(id)) if guest != Guest::Ends => {
+            if let Guest::Refused(why) = guest {
+                let path = sysfs::block_device(id);
+                let message = format!(
+                    "the guest of {} waits for its device, and may not go on with it: {why}",
+                    path.display()
+                );
+                return Err(Error::refused(message).hint(
+                    "with --force too, it is served all the same; whoever still has the device open gets errors first",
+                ));
+            }
             log::info!("taking over {} from a dead daemon", sysfs::block_device(id).display());
             let taken = control::take_over(shape, TAKING_OVER);
             let added = taken.map_err(|error| match error.is_timeout() {
@@ -208,17 +218,6 @@ fn have(id: Option<u32>, superblock: &Superblock, is_ours: bool, guest: Guest) -
                     .hint("start it with --force: whoever still has it open gets errors, and it is served anew"),
             })?;
             return Ok((added, Came::TakenOver));
-        }
-        (Left::Waiting, Some(id)) if guest == Guest::Refused => {
-            let path = sysfs::block_device(id);
-            let message = format!(
-                "the guest of {} waits for its device, and may not go on with it: one of the two records is damaged, and the \
-                 other disk may have been the primary since",
-                path.display()
-            );
-            return Err(Error::refused(message).hint(
-                "--force serves what the other record says; whoever still has the device open gets errors first",
-            ));
         }
         (Left::Held(pid), Some(id)) if guest != Guest::Ends => return Err(dead::held(id, pid)),
         (Left::Waiting | Left::Remains | Left::Held(_), Some(id)) => dead::bury(id, shape.mark)?,

@@ -109,10 +109,7 @@ mod tests {
             name: "vm1".parse().unwrap(),
             state_dir: "/s".into(),
             run_dir: "/r".into(),
-            action: Action::Start(Start {
-                degraded: false,
-                force: false,
-            }),
+            action: Action::Start(Start::default()),
             legs: LegId::ALL[..legs].iter().map(|&id| leg(id)).collect(),
         }
     }

@@ -107,8 +107,7 @@ what_comes_later_says_so() {
     # The last record of its own accord.
     reaches '.tracked'
     before=$(field '[.era, .record_number]|tostring')
-    for command in "verify $NAME --repair" "verify $NAME --repair-from a" "attach $NAME $LARGE --seeded" \
-        "start $NAME --accept-stale"; do
+    for command in "verify $NAME --repair" "verify $NAME --repair-from a" "attach $NAME $LARGE --seeded"; do
         # shellcheck disable=SC2086 # words
         exits 1 twinblk $command
         says "not available"

@@ -160,7 +160,12 @@ fn take(context: &Context, name: &Name, old: &Old, new: &Path) -> Result<After, 
     let primary = disks::open_primary(context, &superblock, CLAIM_PATIENCE)?;
     let secondary = disks::open_secondary(context, &superblock, &primary.told.identity, degraded)?;
     let legs: Vec<Leg> = [Some(primary), secondary].into_iter().flatten().collect();
-    let action = || Action::Start(launch::Start { degraded, force: false });
+    let action = || {
+        Action::Start(launch::Start {
+            degraded,
+            ..launch::Start::default()
+        })
+    };
     let error = match daemon::launch_program(new, context, name, action(), &legs) {
         Ok(ready) => return Ok(After::New(ready)),
         Err(error) => error,

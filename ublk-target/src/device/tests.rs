@@ -112,6 +112,8 @@ impl World {
             },
             legs: [Some(a.identity.clone()), Some(identity_of_b)],
             footprints: [None; 2],
+            since: [None; 2],
+            sightings: [None; 2],
         };
         let layout = running::layout(&superblock);
         let surroundings = Surroundings::new(&layout, running::ledger(&superblock.geometry), 1).unwrap();
