@@ -278,11 +278,15 @@ fn find(context: &Context, superblock: &Superblock, id: LegId, apart_from: &[Leg
     })
 }
 
-/// The leg's disk, open but not claimed, for the daemon to claim later. The daemon checks then that it is that disk.
+/// The leg's disk, open but not claimed, for the daemon to claim later. The daemon checks then that it is that disk, which may
+/// have grown since it was recorded.
 fn unclaimed(superblock: &Superblock, id: LegId) -> Result<Leg, Error> {
-    let recorded = superblock.legs[id.index()]
+    look_for(superblock, id)?;
+    let mut recorded = superblock.legs[id.index()]
         .clone()
         .expect("a leg that was found held is recorded");
+    let found = Disk::look(Path::new(&*recorded.path)).map_err(|error| disk_error(&error))?;
+    recorded.size = found.size;
     let fd = OpenOptions::new()
         .read(true)
         .write(true)

@@ -787,6 +787,30 @@ fn another_disk_at_the_primarys_path_is_refused() {
 }
 
 #[test]
+fn a_disk_that_has_grown_comes_back_and_one_that_has_shrunk_does_not() {
+    let host = Host::new();
+    let serving = host.serving(
+        &host.superblock(Some((Health::Behind, false)), true),
+        always(Ok(Reply::Attached(Attached { leg: LegId::B }))),
+    );
+    let resize = |size| {
+        File::options()
+            .write(true)
+            .open(host.disk("b"))
+            .unwrap()
+            .set_len(size)
+            .unwrap()
+    };
+    let attach = format!("attach vm1 {}", host.disk("b").display());
+    resize(2 * SIZE);
+    host.tool(&attach).code(0);
+    assert!(matches!(&serving.seen()[..], [(Request::Attach(attach), true)]
+            if attach.content == Content::Returning && attach.identity.size == 2 * SIZE));
+    resize(SIZE - 4096);
+    host.tool(&attach).code(3);
+}
+
+#[test]
 fn a_blank_disk_is_attached_with_its_descriptor() {
     let host = Host::new();
     let serving = host.serving(&host.single(), always(Ok(Reply::Attached(Attached { leg: LegId::B }))));

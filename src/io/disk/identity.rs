@@ -50,6 +50,9 @@ pub fn share_bytes(system: &System, left: &Identity, right: &Identity) -> Result
 
 /// Why a disk that was found is not the one that was recorded; `None` when nothing speaks against it. To be used across
 /// boots, so numbers of devices do not count; a property that was not recorded does not, either.
+///
+/// A disk that has grown since is the recorded one if it has something of its own to be known by: of those that have nothing, the
+/// size is all that tells them apart. One that has shrunk is not: whatever did that, the end of the device may be gone.
 pub fn mismatch(recorded: &Identity, found: &Identity) -> Option<String> {
     let differs = |what: &str, recorded: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
         Some(format!("its {what} is {found}, and {recorded} was recorded"))
@@ -65,7 +68,7 @@ pub fn mismatch(recorded: &Identity, found: &Identity) -> Option<String> {
             word(recorded.kind)
         ));
     }
-    if recorded.size != found.size {
+    if found.size < recorded.size || (found.size > recorded.size && !is_known_by_itself(recorded)) {
         return differs("size", &recorded.size, &found.size);
     }
     if recorded.kind == LegKind::File && recorded.inode != found.inode {
@@ -84,6 +87,25 @@ pub fn mismatch(recorded: &Identity, found: &Identity) -> Option<String> {
         .into_iter()
         .find(|(_, recorded, found)| !recorded.is_empty() && recorded != found)?;
     differs(what, &recorded, &if found.is_empty() { "unknown" } else { found })
+}
+
+/// Whether a disk was recorded with anything that tells it from another of its size: a file with its inode, a block device with a
+/// serial number or an id.
+fn is_known_by_itself(recorded: &Identity) -> bool {
+    let own = [
+        &*recorded.wwid,
+        &*recorded.serial,
+        &*recorded.stack_uuid,
+        &*recorded.partition_uuid,
+    ];
+    recorded.kind == LegKind::File || own.iter().any(|text| !text.is_empty())
+}
+
+/// Whether two are one disk in this boot as far as can be told, whatever its size was and by which path it was opened.
+pub fn is_unmoved(left: &Identity, right: &Identity) -> bool {
+    let (mut left, right) = (left.clone(), right.clone());
+    (left.size, left.path, left.canonical) = (right.size, right.path.clone(), right.canonical.clone());
+    left == right
 }
 
 /// Whether what sysfs says of a block device is all that was recorded of it, for hiding it from those who would mount it. Found
@@ -296,7 +318,7 @@ mod tests {
         );
         type Change = fn(&mut Identity);
         let changes: [(&str, Change); 5] = [
-            ("size", |it| it.size += 512),
+            ("size", |it| it.size -= 512),
             ("serial", |it| it.serial = Text::default()),
             ("serial", |it| it.serial = Text::cut("S2")),
             ("partition", |it| it.partition = 1),
@@ -308,6 +330,39 @@ mod tests {
             let reason = mismatch(&recorded, &found).expect(word);
             assert!(reason.contains(word), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_has_grown_is_the_recorded_one_if_it_is_known_by_more_than_its_size() {
+        let grown = |recorded: &Identity| Identity {
+            size: recorded.size + 4096,
+            ..recorded.clone()
+        };
+        let known = disk(0);
+        assert_eq!(mismatch(&known, &grown(&known)), None);
+        // Nor is it the same disk that comes back as it was.
+        assert!(mismatch(&grown(&known), &known).is_some_and(|why| why.contains("size")));
+        let nameless = Identity {
+            serial: Text::default(),
+            ..disk(0)
+        };
+        assert!(mismatch(&nameless, &grown(&nameless)).is_some_and(|why| why.contains("size")));
+        let file = Identity {
+            kind: LegKind::File,
+            inode: 7,
+            ..nameless
+        };
+        assert_eq!(mismatch(&file, &grown(&file)), None);
+        assert!(
+            mismatch(
+                &file,
+                &Identity {
+                    inode: 8,
+                    ..grown(&file)
+                }
+            )
+            .is_some()
+        );
     }
 
     #[test]

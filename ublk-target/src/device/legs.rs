@@ -11,7 +11,7 @@ use twinblk::control::message::{Attached, Detached};
 use twinblk::control::status::LegFacts;
 use twinblk::control::{Attach, Content, Error, LegName, Reply};
 use twinblk::core::{CopyMode, Geometry, Health, LegId, LegTraits, Refusal};
-use twinblk::io::disk::{Disk, footprint};
+use twinblk::io::disk::{Disk, footprint, identity};
 use twinblk::runtime::retired;
 use twinblk::runtime::worker::Subject;
 use twinblk::table::LegIdentity;
@@ -90,12 +90,13 @@ impl Device {
         self.shared().held_since[leg.index()].is_some_and(|since| released <= since)
     }
 
-    /// Whether this very disk was the leg: then the core knows what it misses, if nobody else wrote to it.
+    /// Whether this very disk was the leg: then the core knows what it misses, if nobody else wrote to it. That it has grown
+    /// since is beyond the device's end.
     fn misses_are_known(&self, leg: LegId, disk: &Disk) -> bool {
         let shared = self.shared();
         shared.legs[leg.index()]
             .as_ref()
-            .is_some_and(|facts| facts.identity == disk.identity)
+            .is_some_and(|facts| identity::is_unmoved(&facts.identity, &disk.identity))
     }
 
     /// Whether it is proven that nobody has written to the disk since it was detached.
