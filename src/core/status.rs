@@ -57,6 +57,8 @@ pub struct LegStatus {
     pub consistent_at: u64,
     /// Bytes written by the guest that it does not hold yet.
     pub lag_bytes: u64,
+    /// When the oldest of them was asked for, if there are any.
+    pub lacking_since: Option<Time>,
 }
 
 /// What the device looks like now.

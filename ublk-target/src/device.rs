@@ -9,13 +9,13 @@ pub mod legs;
 
 use crate::ending::{Ended, Ending, Wanted};
 use crate::errors::Told;
-use crate::keeper::{Footprints, Keeper};
+use crate::keeper::{Keeper, Notes};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use twinblk::control::message::{InSync, Resync};
 use twinblk::control::status::{Daemon, DriverState, Facts, LegFacts, Outlook, State};
 use twinblk::control::{CatchUp, Error, Progress, Reply, Request, Setting, Settings, Status, Switched};
@@ -62,8 +62,8 @@ pub struct Device {
     pub residence: Arc<Residence>,
     /// How to end.
     pub ending: Arc<Ending>,
-    /// What the legs were like when they were let go.
-    pub footprints: Footprints,
+    /// What the last record says of the legs.
+    pub notes: Notes,
     /// Durable writes to the state directory.
     pub metadata_writes: Arc<AtomicU64>,
     /// Where that is.
@@ -166,6 +166,12 @@ impl Device {
         let (core, now) = self.call(|desk| (desk.mirror.status(), desk.now))?;
         let gone = self.bulletin.board().gone;
         let shared = self.shared();
+        let mut legs = shared.legs.clone();
+        let noted = *self.notes.lock().expect("nobody panics while holding them");
+        for (leg, since) in legs.iter_mut().zip(noted.since) {
+            leg.iter_mut().for_each(|leg| leg.since = since);
+        }
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         let constants = &self.constants;
         let facts = Facts {
             name: constants.name.clone(),
@@ -173,11 +179,12 @@ impl Device {
             device: (!gone).then(|| constants.path.clone()),
             size_bytes: constants.geometry.size,
             logical_block_size: constants.geometry.block,
-            legs: shared.legs.clone(),
+            legs,
             daemon: constants.daemon.clone(),
             driver_state: if gone { DriverState::Dead } else { DriverState::Live },
             metadata_writes: self.metadata_writes.load(Ordering::Relaxed),
             settings: Settings::from(&shared.settings),
+            unix: unix.map_or(0, |unix| unix.as_secs()),
         };
         Ok(Status::of_core(&facts, &core, now))
     }

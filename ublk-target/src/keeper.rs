@@ -11,8 +11,17 @@ use twinblk::runtime::state_dir::{StateDir, StateError};
 use twinblk::runtime::worker::Keep;
 use twinblk::table::{Footprint, LegIdentity, Settings, Superblock};
 
-/// What the legs were like when they were let go, by [`LegId::index`].
-pub type Footprints = Arc<Mutex<[Option<Footprint>; 2]>>;
+/// What the last record says of the legs that the core does not know, by [`LegId::index`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Noted {
+    /// What they were like when they were let go.
+    pub footprints: [Option<Footprint>; 2],
+    /// Since when they have not been in sync, in seconds since 1970.
+    pub since: [Option<u64>; 2],
+}
+
+/// The same, as it changes with the records.
+pub type Notes = Arc<Mutex<Noted>>;
 
 /// The state directory with what goes into its next record beside what the core decides.
 pub struct Keeper {
@@ -23,7 +32,7 @@ pub struct Keeper {
     identities: [Option<LegIdentity>; 2],
     /// Their disks, as long as somebody else holds them.
     disks: [Weak<OwnedFd>; 2],
-    footprints: Footprints,
+    notes: Notes,
     writes: Arc<AtomicU64>,
 }
 
@@ -31,13 +40,16 @@ impl Keeper {
     /// Go on from `superblock`. `writes` counts durable writes.
     pub fn new(dir: StateDir, superblock: Superblock, writes: Arc<AtomicU64>) -> Keeper {
         let identities = superblock.legs.clone();
-        let footprints = Arc::new(Mutex::new(superblock.footprints));
+        let notes = Arc::new(Mutex::new(Noted {
+            footprints: superblock.footprints,
+            since: superblock.since,
+        }));
         Keeper {
             dir,
             superblock,
             identities,
             disks: Default::default(),
-            footprints,
+            notes,
             writes,
         }
     }
@@ -56,9 +68,9 @@ impl Keeper {
         self.disks[leg.index()] = Arc::downgrade(disk);
     }
 
-    /// What the legs were like when they were let go; it changes with the records.
-    pub fn footprints(&self) -> Footprints {
-        Arc::clone(&self.footprints)
+    /// What the last record says of the legs; it changes with the records.
+    pub fn notes(&self) -> Notes {
+        Arc::clone(&self.notes)
     }
 
     /// What the record says of a leg that is let go with it: nothing is in flight on it then, or there is no proof later.
@@ -104,7 +116,10 @@ impl Keeper {
         let footprints = LegId::ALL.map(|leg| self.footprint(leg, record));
         self.superblock.since = LegId::ALL.map(|leg| self.since(leg, record));
         self.superblock.footprints = footprints;
-        *self.footprints.lock().expect("nobody panics while holding them") = footprints;
+        *self.notes.lock().expect("nobody panics while holding them") = Noted {
+            footprints,
+            since: self.superblock.since,
+        };
         self.superblock.record = *record;
         for leg in LegId::ALL {
             let at = leg.index();

@@ -1,7 +1,7 @@
 //! The threads of a device that is served, from the first to the last.
 
 use crate::errors::Told;
-use crate::keeper::{Footprints, Keeper};
+use crate::keeper::{Keeper, Notes};
 use crate::port::{BATCH, Refused, UblkPort};
 use crate::tables::StateTables;
 use crate::ublk::control::{self, Added};
@@ -48,8 +48,8 @@ pub struct Running {
     pub residence: Arc<Residence>,
     /// Where buffers lie.
     pub layout: Layout,
-    /// What the legs were like when they were let go.
-    pub footprints: Footprints,
+    /// What the last record says of the legs.
+    pub notes: Notes,
     /// Whether it began with two legs.
     has_two: bool,
     refused: Refused,
@@ -130,7 +130,7 @@ pub fn begin(
         log::warn!("{not_locked}");
     }
     let ledger = Arc::clone(&surroundings.ledger);
-    let footprints = keeper.footprints();
+    let notes = keeper.notes();
     let (tables, clerk) = match clerk(tables, ledger, surroundings.outbox.clone()) {
         Ok(both) => both,
         Err(error) => return Err(kept(failed(error), keeper)),
@@ -194,7 +194,7 @@ pub fn begin(
         bulletin,
         residence,
         layout,
-        footprints,
+        notes,
         has_two,
         refused,
         shard,
@@ -280,7 +280,7 @@ impl Running {
             bulletin: _,
             residence: _,
             layout: _,
-            footprints: _,
+            notes: _,
             has_two: _,
             refused: _,
             shard,

@@ -333,7 +333,7 @@ fn open(
         client: running.client.clone(),
         bulletin: Arc::clone(&running.bulletin),
         residence: Arc::clone(&running.residence),
-        footprints: Arc::clone(&running.footprints),
+        notes: Arc::clone(&running.notes),
         ending: Arc::clone(&ending),
         metadata_writes,
         state_dir,

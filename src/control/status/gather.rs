@@ -1,8 +1,10 @@
 //! Puts a status together: of a device that is served, from its core; of another, from its record.
 
-use super::{Counters, Daemon, DriverState, Io, LegStatus, Role, State, Status, Walk, WalkKind, uuid_text};
+use super::{Counters, Daemon, DriverState, Io, LegStatus, Role, State, Status, Walk, WalkKind, rfc3339, uuid_text};
 use crate::control::settings::Settings;
-use crate::core::{Health, LegId, Status as CoreStatus, Time, WalkKind as CoreWalkKind, WalkStatus};
+use crate::core::{
+    Health, LegId, LegStatus as CoreLegStatus, Status as CoreStatus, Time, WalkKind as CoreWalkKind, WalkStatus,
+};
 use crate::table::{LegIdentity, Superblock};
 use std::path::PathBuf;
 
@@ -29,6 +31,8 @@ pub struct Facts {
     pub metadata_writes: u64,
     /// The settings in force.
     pub settings: Settings,
+    /// Seconds since 1970.
+    pub unix: u64,
 }
 
 /// What the daemon knows of a leg's disk.
@@ -38,12 +42,16 @@ pub struct LegFacts {
     pub identity: LegIdentity,
     /// Whether its claim is waited for.
     pub awaited: bool,
+    /// Since when the record says that it is not in sync, in seconds since 1970.
+    pub since: Option<u64>,
 }
 
 impl Status {
     /// The status of a device that a daemon serves.
     pub fn of_core(facts: &Facts, core: &CoreStatus, now: Time) -> Status {
-        let legs = LegId::ALL.into_iter().filter_map(|id| leg_of_core(id, facts, core));
+        let legs = LegId::ALL
+            .into_iter()
+            .filter_map(|id| leg_of_core(id, facts, core, now));
         let resync = Walk::of_core(&core.resync, now);
         let check = Walk::of_core(&core.check, now);
         let running = if core.resync.running {
@@ -145,11 +153,14 @@ fn leg_of_record(id: LegId, superblock: &Superblock) -> Option<LegStatus> {
         suspect: Vec::new(),
         attached: leg.attached,
         awaited: false,
+        not_in_sync_since: superblock.since[id.index()].map(rfc3339),
+        lag_ms: None,
+        retired: false,
         identity,
     })
 }
 
-fn leg_of_core(id: LegId, facts: &Facts, core: &CoreStatus) -> Option<LegStatus> {
+fn leg_of_core(id: LegId, facts: &Facts, core: &CoreStatus, now: Time) -> Option<LegStatus> {
     let leg = core.legs[id.index()]?;
     let disk = facts.legs[id.index()].as_ref();
     let consistent = consistent(leg.health);
@@ -164,8 +175,30 @@ fn leg_of_core(id: LegId, facts: &Facts, core: &CoreStatus) -> Option<LegStatus>
         suspect: Vec::new(),
         attached: leg.attached,
         awaited: disk.is_some_and(|disk| disk.awaited),
+        not_in_sync_since: disk.and_then(|disk| disk.since).map(rfc3339),
+        lag_ms: lag_ms(
+            &leg,
+            core.dirty_bytes,
+            disk.and_then(|disk| disk.since),
+            facts.unix,
+            now,
+        ),
+        retired: false,
         identity: disk.map(|disk| disk.identity.clone()),
     })
+}
+
+/// The age of the oldest thing that a leg lacks, in ms. What one that is not in sync lacks began when it ceased to be; of one that
+/// has never been nobody can say.
+fn lag_ms(leg: &CoreLegStatus, dirty_bytes: u64, since: Option<u64>, unix: u64, now: Time) -> Option<u64> {
+    let pending = leg.lacking_since.map_or(0, |since| now.since(since).0 / 1_000_000);
+    match leg.health {
+        Health::InSync => Some(pending),
+        Health::Behind | Health::Syncing | Health::Failed | Health::Absent if dirty_bytes == 0 => Some(pending),
+        Health::Behind | Health::Syncing | Health::Failed | Health::Absent => {
+            since.map(|since| unix.saturating_sub(since).saturating_mul(1000).max(pending))
+        }
+    }
 }
 
 /// Whether a leg of this health holds a valid image of the device at some generation.

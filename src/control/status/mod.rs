@@ -152,6 +152,15 @@ pub struct LegStatus {
     /// Whether somebody still holds its disk, and the daemon takes it by itself when it is free.
     #[serde(default)]
     pub awaited: bool,
+    /// Since when it has not been in sync: RFC 3339, UTC; null when it is, or has never been.
+    #[serde(default)]
+    pub not_in_sync_since: Option<String>,
+    /// Age of the oldest thing that it lacks, in ms: 0 when it lacks nothing; null where nobody can say, and without a daemon.
+    #[serde(default)]
+    pub lag_ms: Option<u64>,
+    /// Whether what says what its disk holds is saved and wiped.
+    #[serde(default)]
+    pub retired: bool,
     /// What the disk is known by.
     #[serde(default)]
     pub identity: Option<LegIdentity>,

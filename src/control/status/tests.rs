@@ -18,6 +18,7 @@ fn core(secondary: Option<(Health, bool)>) -> CoreStatus {
         attached,
         consistent_at: 7,
         lag_bytes: 0,
+        lacking_since: None,
     };
     CoreStatus {
         record: Record {
@@ -67,6 +68,7 @@ fn facts() -> Facts {
         Some(LegFacts {
             identity: serde_json::from_value(json).unwrap(),
             awaited: false,
+            since: None,
         })
     };
     Facts {
@@ -84,11 +86,43 @@ fn facts() -> Facts {
         driver_state: DriverState::Live,
         metadata_writes: 0,
         settings: Settings::from(&crate::table::Settings::default()),
+        unix: 0,
     }
 }
 
 fn status(secondary: Option<(Health, bool)>) -> Status {
     Status::of_core(&facts(), &core(secondary), Time(0))
+}
+
+#[test]
+fn the_time_of_lag_is_that_of_the_oldest_thing_that_is_missing() {
+    let lag = |change: &dyn Fn(&mut CoreStatus, &mut Facts)| {
+        let (mut core, mut facts) = (core(Some((Health::InSync, true))), facts());
+        change(&mut core, &mut facts);
+        let now = Time(5_000_000_000);
+        Status::of_core(&facts, &core, now).legs[1].lag_ms
+    };
+    assert_eq!(lag(&|_, _| ()), Some(0));
+    let pending = |core: &mut CoreStatus| core.legs[1].as_mut().unwrap().lacking_since = Some(Time(2_000_000_000));
+    assert_eq!(lag(&|core, _| pending(core)), Some(3000));
+    let behind = |core: &mut CoreStatus, dirty| {
+        core.legs[1].as_mut().unwrap().health = Health::Behind;
+        core.dirty_bytes = dirty;
+    };
+    // Nothing was written since.
+    assert_eq!(lag(&|core, _| behind(core, 0)), Some(0));
+    assert_eq!(lag(&|core, _| behind(core, 4096)), None);
+    let since = |facts: &mut Facts| {
+        facts.unix = 1000;
+        facts.legs[1].as_mut().unwrap().since = Some(940);
+    };
+    assert_eq!(
+        lag(&|core, facts| {
+            behind(core, 4096);
+            since(facts);
+        }),
+        Some(60_000)
+    );
 }
 
 #[test]

@@ -268,6 +268,7 @@ impl Mirror {
             block,
             epoch,
             generation: 0,
+            arrived: self.now,
             issued_at: self.now,
             error: None,
             marked,

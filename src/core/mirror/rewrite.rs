@@ -116,6 +116,7 @@ impl Mirror {
             block: None,
             epoch: 0,
             generation: 0,
+            arrived: self.now,
             issued_at: self.now,
             error: None,
             marked,

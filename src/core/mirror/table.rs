@@ -80,6 +80,8 @@ pub(super) struct Entry {
     pub epoch: u64,
     /// 0: not completed on the primary, or of no interest to the counters.
     pub generation: u64,
+    /// When it was admitted.
+    pub arrived: Time,
     /// When the secondary began.
     pub issued_at: Time,
     /// What the primary answered.

@@ -2,9 +2,11 @@
 
 use super::Mirror;
 use super::follow::Follow;
+use super::table::Side;
 use crate::core::dirty::DirtyMap;
 use crate::core::leg::{Health, LegId};
 use crate::core::status::{LegStatus, Status};
+use crate::core::time::Time;
 
 impl Mirror {
     /// Where the device stands.
@@ -55,6 +57,18 @@ impl Mirror {
             attached: leg.attached,
             consistent_at,
             lag_bytes: if secondary { self.lag_bytes } else { 0 },
+            lacking_since: self.lacking_since().filter(|_| secondary),
         })
+    }
+
+    /// When the oldest mutation arrived that the primary has and the secondary, which is to get it, has not.
+    fn lacking_since(&self) -> Option<Time> {
+        let secondary = self.secondary().index();
+        let entries = self.table.indices().map(|index| &self.table[index]);
+        entries
+            .filter(|entry| entry.live && entry.generation != 0)
+            .filter(|entry| matches!(entry.sides[secondary], Side::Waiting | Side::Issued))
+            .map(|entry| entry.arrived)
+            .min()
     }
 }

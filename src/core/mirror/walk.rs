@@ -281,6 +281,7 @@ impl Mirror {
             block: None,
             epoch: if writes { self.epochs.join() } else { 0 },
             generation: 0,
+            arrived: self.now,
             issued_at: self.now,
             error: None,
             marked: false,

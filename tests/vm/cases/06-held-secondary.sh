@@ -16,6 +16,8 @@ fsync_waits_for_resume() {
     dm_holds second
     fill "$DEV" 4
     holds '(.legs[] | select(.id == "b").lag_bytes) >= 4194304 and .counters.writes_mirrored < .counters.source_generation'
+    # For how long, and on.
+    reaches '.legs[1].lag_ms > 1000'
     sync_device &
     local barrier=$!
     reaches '.counters.flush_request > .counters.writes_flushed'
@@ -29,6 +31,7 @@ fsync_waits_for_resume() {
     dm_goes_on second
     ends $barrier
     equals $STATUS 0 "status of fsync"
+    reaches '.legs[1].lag_ms == 0'
     holds ".counters.writes_flushed >= $request"
     settled
     equal_legs "$A" "$SECOND"
@@ -94,6 +97,7 @@ leg_timeout_ends_it() {
     fill "$DEV" 1
     becomes b behind
     holds '.io.errors == 0'
+    reaches '.legs[1] | .lag_ms > 2000 and .not_in_sync_since != null'
     dm_goes_on second
     in_sync
     settled

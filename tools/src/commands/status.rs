@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 use twinblk::control::status::{LegStatus, Status};
 use twinblk::control::{Error, ErrorKind};
+use twinblk::core::Health;
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -83,7 +84,7 @@ pub fn human(status: &Status) -> String {
         status.protocol.word(),
         status.era
     );
-    let rows: Vec<Vec<String>> = status.legs.iter().map(leg).collect();
+    let rows: Vec<Vec<String>> = status.legs.iter().map(|it| leg(status, it)).collect();
     text.push_str(&indent(&output::table(
         &["LEG", "ROLE", "HEALTH", "LAG", "CONSISTENT AT", "PATH"],
         &rows,
@@ -142,10 +143,13 @@ pub fn human(status: &Status) -> String {
     text
 }
 
-fn leg(leg: &LegStatus) -> Vec<String> {
+fn leg(status: &Status, leg: &LegStatus) -> Vec<String> {
     let mut health = leg.health.word().to_string();
     if !leg.attached {
         health.push_str(", detached");
+    }
+    if leg.retired {
+        health.push_str(", retired");
     }
     if leg.awaited {
         health.push_str(", waited for");
@@ -157,11 +161,25 @@ fn leg(leg: &LegStatus) -> Vec<String> {
         leg.id.to_string(),
         leg.role.word().to_string(),
         health,
-        size::show(leg.lag_bytes),
+        lag(status, leg),
         leg.consistent_at_generation
             .map_or_else(|| "-".into(), |generation| generation.to_string()),
         leg.path.display().to_string(),
     ]
+}
+
+/// What a leg lacks, and for how long; what one that is not in sync lacks is remembered as dirty.
+fn lag(status: &Status, leg: &LegStatus) -> String {
+    let dirty = match leg.health {
+        Health::InSync => 0,
+        Health::Behind | Health::Syncing | Health::Failed | Health::Absent => status.dirty_bytes,
+    };
+    let bytes = size::show(leg.lag_bytes.max(dirty));
+    match leg.lag_ms {
+        None | Some(0) => bytes,
+        Some(ms @ ..10_000) => format!("{bytes}, {}.{} s", ms / 1000, ms % 1000 / 100),
+        Some(ms) => format!("{bytes}, {}", progress::seconds(ms / 1000)),
+    }
 }
 
 fn indent(text: &str) -> String {
@@ -200,9 +218,9 @@ mod tests {
             human(&status()),
             concat!(
                 "vm1  syncing  /dev/ublkb0  1.00 GiB  protocol flush  era 3\n",
-                "  LEG  ROLE       HEALTH   LAG       CONSISTENT AT  PATH\n",
-                "  a    primary    in-sync  0 B       9              /dev/sda\n",
-                "  b    secondary  syncing  4.00 KiB  -              /dev/sdb\n",
+                "  LEG  ROLE       HEALTH   LAG        CONSISTENT AT  PATH\n",
+                "  a    primary    in-sync  0 B        9              /dev/sda\n",
+                "  b    secondary  syncing  64.00 KiB  -              /dev/sdb\n",
                 "  full [############------------]  50%  512.00 MiB of 1.00 GiB  1.00 MiB/s  eta 8 min 32 s\n",
                 "  64.00 KiB may differ\n",
                 "  generation 9, mirrored 8, barrier asked 7, flushed 6; 0 B wait for the secondary\n",
@@ -230,14 +248,27 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_secondary_shows_how_much_it_lacks_and_for_how_long() {
+        let mut slow = status();
+        let shown = |slow: &Status| human(slow).lines().nth(3).expect("leg b").to_string();
+        slow.legs[1].health = Health::InSync;
+        slow.legs[1].lag_ms = Some(3210);
+        assert!(shown(&slow).contains("4.00 KiB, 3.2 s"), "{}", shown(&slow));
+        slow.legs[1].health = Health::Behind;
+        slow.legs[1].lag_ms = Some(125_000);
+        assert!(shown(&slow).contains("64.00 KiB, 2 min 5 s"), "{}", shown(&slow));
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         let mut bad = status();
         bad.record_failing = true;
         bad.paused = true;
         bad.legs[1].awaited = true;
         bad.legs[1].attached = false;
+        bad.legs[1].retired = true;
         let text = human(&bad);
-        for word in ["WARNING", "paused", "waited for", "detached"] {
+        for word in ["WARNING", "paused", "waited for", "detached", "retired"] {
             assert!(text.contains(word), "{word}: {text}");
         }
     }

@@ -101,7 +101,7 @@ impl Device {
 
     /// Whether it is proven that nobody has written to the disk since it was detached.
     fn is_unchanged(&self, leg: LegId, disk: &Disk) -> bool {
-        let recorded = self.footprints.lock().expect("nobody panics while holding them")[leg.index()];
+        let recorded = self.notes.lock().expect("nobody panics while holding them").footprints[leg.index()];
         let now = footprint::of(&disk.identity, disk.descriptor.as_fd());
         match footprint::doubt(recorded.as_ref(), now.as_ref()) {
             None => true,
@@ -164,6 +164,7 @@ impl Device {
         shared.legs[leg.index()] = Some(LegFacts {
             identity: disk.identity.clone(),
             awaited: false,
+            since: None,
         });
         shared.held_since[leg.index()] = Some(since);
         Ok(Ok(()))
@@ -335,6 +336,7 @@ pub fn facts(identities: &[Option<LegIdentity>; 2], awaited: [bool; 2]) -> [Opti
         Some(LegFacts {
             identity,
             awaited: awaited[leg.index()],
+            since: None,
         })
     };
     LegId::ALL.map(of)

@@ -165,7 +165,7 @@ impl World {
             client,
             bulletin: Arc::clone(&bulletin),
             residence,
-            footprints: Default::default(),
+            notes: Default::default(),
             ending: Arc::new(Ending::new(bulletin)),
             metadata_writes: writes,
             state_dir: root.join("vm1"),

@@ -2,6 +2,7 @@
 
 mod failover;
 mod hand_over;
+mod lag;
 mod owed;
 mod rig;
 mod tracking;
