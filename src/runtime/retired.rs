@@ -17,6 +17,13 @@
 //! So at every step both can be begun anew, and either ends whole. Whoever retires or unretires holds the disk's claim, and
 //! the lock of [`RetiredDir`], which whoever forgets the device takes too.
 //!
+//! *Which retire it was.* A file says with which detach it began (the footprint that the record has of a leg that was let go). When
+//! the disk was a leg again since, the file is none of a later retire: its blocks are older than what the disk held then. It is neither
+//! gone on with nor put back.
+//!
+//! *Whether it is wiped* is in the file: it says so when everything is and that is durable, and no more before anything is put
+//! back.
+//!
 //! *When the leg comes back*, the wiped blocks differ from what its dirty map says. A disk with a file here is
 //! therefore compared whole, whoever vouches for it; its file goes when the record says that it is attached, or at the
 //! latest before it is detached again: until then nobody but the daemon writes to it.
@@ -160,13 +167,22 @@ impl RetiredDir {
     /// The disk may be wiped in part then; what was wiped is saved.
     pub fn retire(&self, superblock: &Superblock, leg: LegId, disk: &Disk) -> Result<Entry, RetireError> {
         let mut direct = Direct::new(disk).map_err(failed(&disk.identity, "share the descriptor of"))?;
-        let mut entry = match self.begun(&disk.identity, &direct)? {
+        let mut entry = match self.begun(superblock, leg, &disk.identity, &direct)? {
+            // It is done; or somebody else has begun to use the disk.
+            Some(entry) if entry.retired.wiped => {
+                return match labels::signatures(disk)?.first() {
+                    None => Ok(entry),
+                    Some(label) => Err(changed(&entry.retired, label.start)),
+                };
+            }
             Some(entry) => entry,
             None => Entry {
                 path: PathBuf::new(),
                 retired: Retired {
                     uuid: superblock.uuid,
                     leg,
+                    wiped: false,
+                    detached: superblock.footprints[leg.index()],
                     identity: disk.identity.clone(),
                     saved: Vec::new(),
                 },
@@ -175,23 +191,37 @@ impl RetiredDir {
         let ends = labels::ends(disk.size(), superblock.geometry.size);
         let save = |entry: &mut Entry| self.save(entry);
         wipe(&mut entry, &mut direct, ends, save, || Ok(labels::signatures(disk)?))?;
+        entry.retired.wiped = true;
+        self.save(&mut entry)?;
         look_again(disk);
         Ok(entry)
     }
 
-    /// Whether an earlier call has saved what is, or was, on this disk.
+    /// Whether an earlier call has saved what is, or was, on this disk since it was detached.
     ///
     /// # Errors
     /// It cannot be found out.
-    pub fn is_begun(&self, disk: &Disk) -> Result<bool, RetireError> {
+    pub fn is_begun(&self, superblock: &Superblock, leg: LegId, disk: &Disk) -> Result<bool, RetireError> {
         let direct = Direct::new(disk).map_err(failed(&disk.identity, "share the descriptor of"))?;
-        Ok(self.begun(&disk.identity, &direct)?.is_some())
+        Ok(self.begun(superblock, leg, &disk.identity, &direct)?.is_some())
     }
 
-    /// What an earlier call saved of this disk. One that merely looks like it is passed over when it holds something else.
-    fn begun(&self, disk: &LegIdentity, direct: &Direct) -> Result<Option<Entry>, RetireError> {
-        for entry in self.all()?.into_iter().filter(|entry| may_be_of(entry, disk)) {
-            match check_untouched(&entry.retired, direct) {
+    /// What an earlier call saved of this disk since it was detached. One that merely looks like it is passed over when it holds
+    /// something else.
+    fn begun(
+        &self,
+        superblock: &Superblock,
+        leg: LegId,
+        disk: &LegIdentity,
+        direct: &Direct,
+    ) -> Result<Option<Entry>, RetireError> {
+        let is_current = |entry: &Entry| is_current(entry, superblock, leg, disk);
+        for entry in self.all()?.into_iter().filter(is_current) {
+            let checked = match entry.retired.wiped {
+                true => check_wiped(&entry.retired, direct),
+                false => check_untouched(&entry.retired, direct),
+            };
+            match checked {
                 Ok(()) => return Ok(Some(entry)),
                 Err(RetireError::Changed { .. }) if !is_of(&entry, disk) => {}
                 Err(error) => return Err(error),
@@ -207,9 +237,15 @@ impl RetiredDir {
     /// [`RetireError::Changed`] with nothing written. Else the disk may be restored in part, and can be again.
     pub fn unretire(&self, entry: &Entry, disk: &Disk, proven: bool) -> Result<(), RetireError> {
         let mut direct = Direct::new(disk).map_err(failed(&disk.identity, "share the descriptor of"))?;
+        check_untouched(&entry.retired, &direct)?;
+        let mut entry = entry.clone();
+        if entry.retired.wiped {
+            entry.retired.wiped = false;
+            self.save(&mut entry)?;
+        }
         put_back(&entry.retired, &mut direct)?;
         if proven {
-            remove(&self.path, entry)?;
+            remove(&self.path, &entry)?;
         }
         look_again(disk);
         Ok(())
@@ -251,6 +287,19 @@ pub fn is_retired(dir: &Path, disk: &LegIdentity) -> Result<bool, RetireError> {
     Ok(all(dir)?.iter().any(|entry| may_be_of(entry, disk)))
 }
 
+/// Whether a leg's disk is retired: let go, saved and wiped, and no leg since. It takes no lock, so it may be old.
+///
+/// # Errors
+/// It cannot be found out.
+pub fn is_leg_retired(dir: &Path, superblock: &Superblock, leg: LegId) -> Result<bool, RetireError> {
+    let is_free = superblock.record.legs[leg.index()].is_some_and(|leg| !leg.attached);
+    let Some(disk) = superblock.legs[leg.index()].as_ref().filter(|_| is_free) else {
+        return Ok(false);
+    };
+    let is_it = |entry: &Entry| entry.retired.wiped && is_current(entry, superblock, leg, disk);
+    Ok(all(dir)?.iter().any(is_it))
+}
+
 /// A disk is a leg again: what was saved of it is of no use to anybody. Whoever asks holds the disk's claim. What was saved of
 /// one that merely looks like it stays: it may be the only copy.
 ///
@@ -261,6 +310,14 @@ pub fn forget(dir: &Path, disk: &LegIdentity) -> Result<(), RetireError> {
         remove(dir, entry)?;
     }
     Ok(())
+}
+
+/// Whether an entry is of the disk of a leg as the record has it, and was made since that was detached. Where nothing was recorded of
+/// the detach, a disk has to be known by something of its own: the entry of such a disk goes when it is a leg again.
+fn is_current(entry: &Entry, superblock: &Superblock, leg: LegId, disk: &LegIdentity) -> bool {
+    let detached = superblock.footprints[leg.index()];
+    let is_since = entry.retired.leg == leg && entry.retired.detached == detached;
+    may_be_of(entry, disk) && is_since && (detached.is_some() || is_of(entry, disk))
 }
 
 /// Whether an entry may be that of a disk. Disks without serial number and id look alike.
@@ -409,14 +466,25 @@ fn check_untouched(retired: &Retired, disk: &impl Medium) -> Result<(), RetireEr
             .enumerate()
             .find(|(_, (now, saved))| now != saved && now.iter().any(|&byte| byte != 0));
         if let Some((sector, _)) = changed {
-            let (path, at) = (
-                retired.identity.path.to_string(),
-                saved.start + (sector * SECTOR) as u64,
-            );
-            return Err(RetireError::Changed { path, at });
+            return Err(self::changed(retired, saved.start + (sector * SECTOR) as u64));
         }
     }
     Ok(())
+}
+
+/// Every sector is wiped.
+fn check_wiped(retired: &Retired, disk: &impl Medium) -> Result<(), RetireError> {
+    for saved in &retired.saved {
+        if let Some(at) = read(retired, disk, saved)?.iter().position(|&byte| byte != 0) {
+            return Err(changed(retired, saved.start + (at - at % SECTOR) as u64));
+        }
+    }
+    Ok(())
+}
+
+fn changed(retired: &Retired, at: u64) -> RetireError {
+    let path = retired.identity.path.to_string();
+    RetireError::Changed { path, at }
 }
 
 /// Every range has what was written to it.

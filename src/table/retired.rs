@@ -8,15 +8,17 @@
 //! | 0 | 16 | header, see [`super::checked`]; magic `twinblkW` |
 //! | 16 | 16 | uuid of the device |
 //! | 32 | 1 | leg, 0 `a`, 1 `b` |
+//! | 33 | 1 | 1 if all of it is wiped, 0 if some may be there yet, or again |
 //! | 36 | 4 | number of ranges, 1 to 64 |
 //! | 40 | 32 | BLAKE3 derive-key hash of the content of all ranges, context `twinblk 2026 retired content` |
+//! | 72 | 32 | footprint of the leg when it was detached, as in the superblock, all zero where there is none |
 //! | 128 | 1728 | identity of the disk, see [`super::superblock`] |
 //! | 1856 | 1024 | ranges in ascending order, apart from each other: 8 bytes first byte, 8 bytes length, each a multiple of 512 |
 //! | 4064 | 32 | checksum |
 //! | 4096 | … | content of the first range, of the second, … |
 
 use super::checked::{CHECKSUM, Draft, Flaw, HEADER, Kind, Unverified};
-use super::superblock::{IDENTITY, LegIdentity, put_identity, take_identity};
+use super::superblock::{Footprint, IDENTITY, LegIdentity, put_footprint, put_identity, take_footprint, take_identity};
 use crate::core::LegId;
 use crate::core::geometry::SECTOR;
 
@@ -41,9 +43,11 @@ const CONTENT: &str = "twinblk 2026 retired content";
 
 const UUID: usize = 16;
 const LEG: usize = UUID + 16;
+const WIPED: usize = LEG + 1;
 const COUNT: usize = LEG + 4;
 const HASH: usize = COUNT + 4;
-const RESERVED: usize = HASH + 32;
+const DETACHED: usize = HASH + 32;
+const RESERVED: usize = DETACHED + 32;
 const DISK: usize = 128;
 const RANGES: usize = DISK + IDENTITY;
 const RANGE: usize = 16;
@@ -51,7 +55,7 @@ const TAIL: usize = RANGES + MOST_RANGES * RANGE;
 
 // The table in the module's documentation, held against the arithmetic.
 const _: () = {
-    assert!(UUID == HEADER && COUNT == 36 && HASH == 40 && RESERVED <= DISK);
+    assert!(UUID == HEADER && COUNT == 36 && HASH == 40 && DETACHED == 72 && RESERVED <= DISK);
     assert!(RANGES == 1856 && TAIL == 2880 && TAIL + CHECKSUM <= BYTES);
 };
 
@@ -78,6 +82,10 @@ pub struct Retired {
     pub uuid: [u8; 16],
     /// Which leg it was.
     pub leg: LegId,
+    /// Whether all of it is wiped; else some may be there yet, or again.
+    pub wiped: bool,
+    /// What the leg was like when it was detached: what is saved is of no use once it has been a leg again.
+    pub detached: Option<Footprint>,
     /// What it is known by.
     pub identity: LegIdentity,
     /// What was wiped, in ascending order.
@@ -102,6 +110,10 @@ impl Retired {
                 LegId::B => 1,
             }],
         );
+        draft.put(WIPED, &[self.wiped.into()]);
+        if let Some(footprint) = &self.detached {
+            put_footprint(&mut draft, DETACHED, footprint);
+        }
         let count = u32::try_from(self.saved.len()).expect("there are few ranges");
         draft.put(COUNT, &count.to_le_bytes());
         put_identity(&mut draft, DISK, &self.identity);
@@ -123,7 +135,7 @@ impl Retired {
     /// Says what is wrong with them.
     pub fn decode(bytes: &[u8]) -> Result<Retired, Flaw> {
         let table = Unverified::new(bytes).verify(&KIND)?;
-        table.zero(LEG + 1, 3)?;
+        table.zero(WIPED + 1, COUNT - WIPED - 1)?;
         table.zero(RESERVED, DISK - RESERVED)?;
         table.zero(TAIL, BYTES - CHECKSUM - TAIL)?;
         let leg = match table.u8(LEG) {
@@ -157,6 +169,8 @@ impl Retired {
         let retired = Retired {
             uuid: table.u128_bytes(UUID),
             leg,
+            wiped: table.bool(WIPED)?,
+            detached: take_footprint(table, DETACHED)?,
             identity: take_identity(table, DISK)?.ok_or(Flaw::Malformed("a disk without identity"))?,
             saved,
         };
@@ -211,6 +225,8 @@ mod tests {
         Retired {
             uuid: [3; 16],
             leg: LegId::B,
+            wiped: true,
+            detached: example().footprints[1],
             identity,
             saved: vec![saved(0, 4096, 1), saved(4096, 512, 2), saved((1 << 31) - 4096, 4096, 3)],
         }

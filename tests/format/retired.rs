@@ -17,6 +17,8 @@ fn retired() -> Retired {
     Retired {
         uuid: *b"0123456789abcdef",
         leg: LegId::B,
+        wiped: false,
+        detached: None,
         identity,
         saved: vec![saved(0, 4096, 1), saved(0x0010_0000, 512, 2), saved(last, 4096, 3)],
     }

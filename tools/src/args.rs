@@ -163,6 +163,9 @@ pub struct Detach {
     /// Save and wipe what says what the disk holds, so that nobody takes it for the one in use
     #[arg(long)]
     pub retire: bool,
+    /// Retire a disk that was detached before, although somebody may have used it since
+    #[arg(long, requires = "retire")]
+    pub force: bool,
 }
 
 #[derive(Args, Debug)]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use twinblk::control::{
     Switched, Verified, paths,
 };
 use twinblk::core::{Geometry, Health, LegId, LegRecord, Protocol, Record};
-use twinblk::io::disk::{Disk, System, Wanted, identity};
+use twinblk::io::disk::{Disk, System, Wanted, footprint, identity};
 use twinblk::runtime::admin::{Handler, Server, Socket};
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::table::{LegIdentity, Settings, Superblock};
@@ -887,7 +887,11 @@ fn detached(host: &Host) -> (Superblock, Vec<u8>) {
     // What lies between is nobody's label.
     image[SIZE as usize / 2] = 1;
     fs::write(host.disk("b"), &image).unwrap();
-    (host.superblock(Some((Health::Behind, false)), true), image)
+    let mut superblock = host.superblock(Some((Health::Behind, false)), true);
+    let _alone = fork_or_lock();
+    let disk = Disk::open(&host.disk("b"), &Wanted::ANY).unwrap();
+    superblock.footprints[1] = footprint::of(&disk.identity, disk.descriptor.as_fd());
+    (superblock, image)
 }
 
 #[test]
@@ -929,6 +933,29 @@ fn a_retired_disk_that_somebody_wrote_to_is_left_as_it_is() {
         assert!(fs::read(host.disk("b")).unwrap() == image);
     }
     host.tool("remove vm1 --force").code(0);
+}
+
+#[test]
+fn a_disk_that_may_have_been_used_since_is_retired_by_force_only() {
+    let host = Host::new();
+    let (mut superblock, image) = detached(&host);
+    // It was let go before the machine was booted, say.
+    superblock.footprints[1] = None;
+    host.recorded(&superblock);
+    host.tool("detach vm1 b --retire")
+        .code(3)
+        .says("another use")
+        .says("--force");
+    assert!(fs::read(host.disk("b")).unwrap() == image);
+    host.tool("detach vm1 b --force").code(2);
+    host.tool("detach vm1 b --retire --force").code(0);
+    let status = host.tool("status vm1 --json").code(0).json();
+    assert_eq!(
+        (&status["legs"][0]["retired"], &status["legs"][1]["retired"]),
+        (&json!(false), &json!(true))
+    );
+    host.tool("unretire vm1 b").code(0);
+    assert!(fs::read(host.disk("b")).unwrap() == image);
 }
 
 #[test]

@@ -18,6 +18,8 @@ fn entry() -> Entry {
         retired: Retired {
             uuid: [7; 16],
             leg: LegId::A,
+            wiped: false,
+            detached: None,
             identity,
             saved: Vec::new(),
         },
@@ -236,4 +238,70 @@ fn what_is_saved_is_not_saved_again() {
     assert_eq!(parts(&[(0, 32768)], &saved), [(0, 4096), (8192, 8192), (20480, 12288)]);
     assert_eq!(parts(&[(4096, 4096), (16384, 512)], &saved), []);
     assert_eq!(parts(&[(0, 4096), (6144, 4096)], &saved), [(0, 4096), (8192, 2048)]);
+}
+
+#[test]
+fn what_was_saved_before_the_disk_was_a_leg_again_is_not_taken_for_a_later_retire() {
+    let root = std::env::temp_dir().join(format!("twinblk-retired-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&root);
+    let footprint = |written| {
+        Some(crate::table::Footprint {
+            boot: [5; 16],
+            sequence: 6,
+            written,
+        })
+    };
+    let mut superblock = example();
+    superblock.record.number = Superblock::FIRST_NUMBER;
+    let leg = superblock.record.primary.other();
+    superblock.record.legs[leg.index()]
+        .as_mut()
+        .expect("it has two")
+        .attached = false;
+    superblock.footprints[leg.index()] = footprint(7);
+    drop(StateDir::create(&root, &superblock).expect("a directory below the temporary one"));
+    let dir = RetiredDir::lock(&root, &superblock.name).expect("nobody else has it");
+    let disk = superblock.legs[leg.index()].clone().expect("it has two");
+    let mut entry = Entry {
+        path: PathBuf::new(),
+        retired: Retired {
+            uuid: superblock.uuid,
+            leg,
+            wiped: false,
+            detached: footprint(7),
+            identity: disk.clone(),
+            saved: vec![Saved {
+                start: 0,
+                content: vec![1; 4096],
+            }],
+        },
+    };
+    dir.save(&mut entry).expect("there is room");
+    let path = root.join(&superblock.name);
+    let is_retired = |superblock: &Superblock| is_leg_retired(&path, superblock, leg).expect("it can be read");
+    let is_gone_on_with = |superblock: &Superblock| is_current(&entry, superblock, leg, &disk);
+    assert!(
+        is_gone_on_with(&superblock) && !is_retired(&superblock),
+        "some may be there yet"
+    );
+    let mut wiped = entry.clone();
+    wiped.retired.wiped = true;
+    dir.save(&mut wiped).expect("there is room");
+    assert!(is_retired(&superblock));
+    // It was a leg again, and was detached again.
+    let mut later = superblock.clone();
+    later.footprints[leg.index()] = footprint(8);
+    assert!(!is_gone_on_with(&later) && !is_retired(&later));
+    let mut attached = superblock.clone();
+    attached.record.legs[leg.index()].as_mut().expect("it has two").attached = true;
+    assert!(!is_retired(&attached));
+    // Of a detach of which nothing was recorded, and a disk that looks like others.
+    (later.footprints[leg.index()], entry.retired.detached) = (None, None);
+    assert!(is_current(&entry, &later, leg, &disk));
+    let mut nameless = disk.clone();
+    (nameless.serial, nameless.wwid) = Default::default();
+    (nameless.partition_uuid, nameless.stack_uuid) = Default::default();
+    entry.retired.identity = nameless.clone();
+    assert!(!is_current(&entry, &later, leg, &nameless));
+    fs::remove_dir_all(&root).expect("it is there");
 }

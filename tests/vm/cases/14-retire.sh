@@ -30,13 +30,16 @@ retire_leaves_no_label() {
     # The tool is killed at any moment, there and back; the next goes on.
     for try in 1 2 3 4 5 6 7 8 9 10; do
         timeout -s KILL "0.$((RANDOM % 5))$((RANDOM % 10))" twinblk unretire "$NAME" a > /dev/null 2>&1 || true
-        timeout -s KILL "0.$((RANDOM % 5))$((RANDOM % 10))" twinblk detach "$NAME" a --retire > /dev/null 2>&1 || true
+        timeout -s KILL "0.$((RANDOM % 5))$((RANDOM % 10))" twinblk detach "$NAME" a --retire --force > /dev/null 2>&1 || true
     done
     # A claim ends with the process that had it.
-    until twinblk detach "$NAME" a --retire > out 2>&1; do grep -q claimed out || fail "$(< out)"; done
+    until twinblk detach "$NAME" a --retire --force > out 2>&1; do grep -q claimed out || fail "$(< out)"; done
     equals "$(labels_of "$A")" '' "labels after ${try} kills"
+    holds '.legs[0].retired and (.legs[1].retired | not)'
+    [[ $(tw status "$NAME") == *'detached, retired'* ]] || fail "status does not show it"
     tw unretire "$NAME" a > /dev/null
     [[ $(labels_of "$A") == *keepme* ]] || fail "the label is not put back"
+    holds '.legs[0].retired | not'
     load_ends
     # Not one byte is another than when it was detached.
     equals "$(hash_of "$A" $((8 * MIB)))" "$(hash_of "$DEV" $((8 * MIB)))" "content of the disk that was put back"
@@ -97,5 +100,54 @@ a_retired_disk_that_was_used_is_left_alone() {
     says "written to since"
     exits 3 twinblk detach "$NAME" b --retire
     equals "$(hash_of "$B" $((32 * MIB)))" "$now"
+    tw remove "$NAME" --force > /dev/null
+}
+
+property what_was_used_since_is_not_wiped 60 'a disk that was detached before and used since is retired only with --force'
+what_was_used_since_is_not_wiped() {
+    local now
+    mkfs.ext4 -q -L old "$A"
+    mirror "$A" "$B"
+    # Nobody has used it: that is proven.
+    tw detach "$NAME" b > /dev/null
+    tw detach "$NAME" b --retire > /dev/null
+    equals "$(labels_of "$B")" '' "labels of the retired disk"
+    tw unretire "$NAME" b > /dev/null
+    mkfs.ext4 -q -F -L new "$B"
+    now=$(hash_of "$B" $((32 * MIB)))
+    exits 3 twinblk detach "$NAME" b --retire
+    says "another use" "--force"
+    equals "$(hash_of "$B" $((32 * MIB)))" "$now" "content of a disk that is used"
+    tw detach "$NAME" b --retire --force > /dev/null
+    equals "$(labels_of "$B")" '' "labels of the retired disk"
+    tw unretire "$NAME" b > /dev/null
+    equals "$(hash_of "$B" $((32 * MIB)))" "$now" "content of the disk that was put back"
+    remove
+}
+
+property an_older_retire_is_not_put_back 90 'what was saved before a disk was a leg again is neither gone on with nor put back'
+an_older_retire_is_not_put_back() {
+    local before
+    mkfs.ext4 -q -L old "$A"
+    mirror "$A" "$B"
+    tw detach "$NAME" b --retire > /dev/null
+    cp "$TWINBLK_STATE_DIR/$NAME/retired-1" older
+    attach "$B" --overwrite
+    in_sync
+    mkfs.ext4 -q -F -L new "$DEV"
+    sync_device
+    settled
+    tw detach "$NAME" b > /dev/null
+    # As if it could not be forgotten when the disk was a leg again.
+    cp older "$TWINBLK_STATE_DIR/$NAME/retired-1"
+    holds '.legs[1].retired | not'
+    before=$(hash_of "$B" $((32 * MIB)))
+    exits 3 twinblk unretire "$NAME" b
+    says "is newer"
+    equals "$(hash_of "$B" $((32 * MIB)))" "$before" "content of the detached disk"
+    tw detach "$NAME" b --retire > /dev/null
+    equals "$(labels_of "$B")" '' "labels of the retired disk"
+    tw unretire "$NAME" b > /dev/null
+    equals "$(hash_of "$B" $((32 * MIB)))" "$before" "content of the disk that was put back"
     tw remove "$NAME" --force > /dev/null
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use twinblk::control::status::{DriverState, State, Status};
 use twinblk::control::{Error, ErrorKind};
 use twinblk::core::Protocol;
-use twinblk::table::{Name, Picked};
+use twinblk::runtime::retired;
+use twinblk::table::{Name, Picked, Superblock};
 
 /// How long a daemon may take to say how it is, before it counts as hung.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -20,7 +21,11 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// There is no such device, its state cannot be used, or its daemon does not answer.
 pub fn status_of(context: &Context, name: &Name) -> Result<Status, Error> {
     if let Some(client) = context.connect(name)? {
-        return Context::status_of(&mut client.patience(PROMPT));
+        let status = Context::status_of(&mut client.patience(PROMPT))?;
+        return Ok(match context.peek(name) {
+            Ok(picked) => with_retired(context, status, &picked.superblock),
+            Err(_) => status,
+        });
     }
     let picked = context.peek(name)?;
     if context.is_locked(name)? {
@@ -34,7 +39,17 @@ pub fn status_of(context: &Context, name: &Name) -> Result<Status, Error> {
     let driver_state = left_of(context, name, &picked)?;
     // One that was handed over, and nobody has taken, is no stopped one: its guest waits.
     let stopped = clean && driver_state == DriverState::Absent;
-    Ok(Status::of_record(superblock, stopped, driver_state))
+    let status = Status::of_record(superblock, stopped, driver_state);
+    Ok(with_retired(context, status, superblock))
+}
+
+/// Which legs are retired: the daemon has no part in that.
+fn with_retired(context: &Context, mut status: Status, superblock: &Superblock) -> Status {
+    let dir = context.state_dir.join(&superblock.name);
+    for leg in &mut status.legs {
+        leg.retired = retired::is_leg_retired(&dir, superblock, leg.id).unwrap_or(false);
+    }
+    status
 }
 
 /// What the driver has of a device that nobody serves.

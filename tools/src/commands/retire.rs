@@ -6,7 +6,7 @@ use crate::args::{Detach, Leg};
 use crate::context::{Context, absolute, state_error};
 use crate::disks::{self, Target, disk_error};
 use crate::exit::Exit;
-use crate::{output, size};
+use crate::{output, size, udev};
 use serde::Serialize;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -51,10 +51,11 @@ pub fn retire(context: &Context, args: &Detach) -> Result<Exit, Error> {
                 message: format!("leg {leg} is detached, but not retired: {}", error.message),
                 ..error
             };
-            wipe(context, name, leg).map_err(say)?
+            wipe(context, args, leg, true).map_err(say)?
         }
-        false => wipe(context, name, leg)?,
+        false => wipe(context, args, leg, false)?,
     };
+    udev::look_again(&entry.retired.identity);
     let done = Retired {
         leg,
         path: (*entry.retired.identity.path).into(),
@@ -95,10 +96,10 @@ pub fn unretire(context: &Context, args: &Leg) -> Result<Exit, Error> {
     }
     let disk = open(context, recorded, &attached)?;
     belongs_to_nobody_else(context, name, &disk.identity)?;
+    refuse_older(&superblock, &entry, &disk.identity)?;
     let footprint = footprint::of(&disk.identity, disk.descriptor.as_fd());
-    let detached = superblock.footprints[entry.retired.leg.index()].as_ref();
-    let is_proven =
-        disks::comes_back(recorded, &disk.identity, false) || footprint::is_of_one_disk(detached, footprint.as_ref());
+    let is_proven = disks::comes_back(recorded, &disk.identity, false)
+        || footprint::is_of_one_disk(entry.retired.detached.as_ref(), footprint.as_ref());
     dir.unretire(&entry, &disk, is_proven).map_err(retire_error)?;
     if !is_proven {
         let path = disk.path().display();
@@ -107,6 +108,7 @@ pub fn unretire(context: &Context, args: &Leg) -> Result<Exit, Error> {
              remove --force gives it up"
         ));
     }
+    udev::look_again(&disk.identity);
     let done = Restored {
         leg: entry.retired.leg,
         path: (*recorded.path).into(),
@@ -117,6 +119,22 @@ pub fn unretire(context: &Context, args: &Leg) -> Result<Exit, Error> {
         format!("{name}: {path} is as it was when it was detached: {total} are put back\n")
     })?;
     Ok(Exit::Done)
+}
+
+/// Refuse to put back what is older than what the disk held when it was detached last.
+fn refuse_older(superblock: &Superblock, entry: &Entry, disk: &LegIdentity) -> Result<(), Error> {
+    let (name, leg) = (&superblock.name, entry.retired.leg);
+    let recorded = superblock.legs[leg.index()].as_ref();
+    let is_leg = recorded.is_some_and(|recorded| identity::mismatch(recorded, disk).is_none());
+    if !is_leg || entry.retired.detached == superblock.footprints[leg.index()] {
+        return Ok(());
+    }
+    let message = format!(
+        "{} has been leg {leg} of {name} again since that was saved: what it holds is newer",
+        &*disk.path
+    );
+    Err(Error::refused(message)
+        .hint("nothing was written; twinblk remove --force forgets what was saved with the device"))
 }
 
 /// Have nobody retire or unretire a disk of this device meanwhile.
@@ -137,7 +155,9 @@ pub fn kept(dir: &RetiredDir) -> Result<Vec<String>, Error> {
     Ok(entries.iter().map(path).collect())
 }
 
-fn wipe(context: &Context, name: &Name, leg: LegId) -> Result<Entry, Error> {
+/// Save and wipe what says what a detached disk holds. `just_detached`: nobody had the time to use it since.
+fn wipe(context: &Context, args: &Detach, leg: LegId, just_detached: bool) -> Result<Entry, Error> {
+    let name = &args.leg.name;
     let dir = lock(context, name)?;
     // What was read before the lock may be old.
     let superblock = context.peek(name)?.superblock;
@@ -148,18 +168,30 @@ fn wipe(context: &Context, name: &Name, leg: LegId) -> Result<Entry, Error> {
     let others: Vec<LegIdentity> = superblock.legs[leg.other().index()].iter().cloned().collect();
     let disk = open(context, recorded, &others)?;
     belongs_to_nobody_else(context, name, &disk.identity)?;
-    // To wipe it takes more than that nothing speaks against it. Either it can be no other disk, or none that was written to
-    // since it was the leg; or it is going on with what was begun, and then every block that goes is saved.
-    let footprint = footprint::of(&disk.identity, disk.descriptor.as_fd());
-    let is_proven = disks::comes_back(recorded, &disk.identity, false)
-        || footprint::doubt(superblock.footprints[leg.index()].as_ref(), footprint.as_ref()).is_none()
-        || dir.is_begun(&disk).map_err(retire_error)?;
-    if !is_proven {
-        let message = format!(
-            "{} has neither serial number nor id, and nothing else proves that it is the disk that was leg {leg} of {name}",
-            disk.path().display()
-        );
-        return Err(Error::refused(message).hint("make sure that it is; `wipefs --all --backup` wipes its labels"));
+    // To wipe it takes more than that nothing speaks against it: it can be no other disk, and nobody has made anything else of it
+    // since it was let go. That it has not been written to is proof of both; so is that an earlier call has begun, and then every
+    // block that goes is saved.
+    let now = footprint::of(&disk.identity, disk.descriptor.as_fd());
+    let detached = superblock.footprints[leg.index()].as_ref();
+    let doubt = footprint::doubt(detached, now.as_ref());
+    let is_begun = dir.is_begun(&superblock, leg, &disk).map_err(retire_error)?;
+    if let Some(why) = doubt.filter(|_| !is_begun) {
+        let path = disk.path().display();
+        let is_it =
+            disks::comes_back(recorded, &disk.identity, false) || footprint::is_of_one_disk(detached, now.as_ref());
+        if !is_it {
+            let message = format!(
+                "{path} has neither serial number nor id, and nothing else proves that it is the disk that was leg {leg} of {name}"
+            );
+            return Err(Error::refused(message).hint("make sure that it is; `wipefs --all --backup` wipes its labels"));
+        }
+        if !just_detached && !args.force {
+            let message = format!("{path} may have been put to another use since it was detached: {why}");
+            return Err(Error::refused(message).hint(format!(
+                "see what it holds (lsblk --fs, wipefs); if it is the old disk of {name} still: twinblk detach {name} {leg} --retire \
+                 --force"
+            )));
+        }
     }
     dir.retire(&superblock, leg, &disk).map_err(retire_error)
 }
@@ -215,6 +247,11 @@ fn chosen(entries: Vec<Entry>, superblock: &Superblock, text: &str) -> Result<En
             entries.into_iter().filter(is_it).collect()
         }
     };
+    let is_since = |entry: &Entry| entry.retired.detached == superblock.footprints[entry.retired.leg.index()];
+    if found.len() > 1 && found.iter().any(is_since) {
+        // Older ones are of disks that were legs again since.
+        found.retain(is_since);
+    }
     if found.len() > 1 {
         // Other disks were that leg before: the last one is meant.
         let is_last = |entry: &Entry| {

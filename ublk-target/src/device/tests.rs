@@ -320,6 +320,8 @@ fn saved(disk: &Disk) -> Vec<u8> {
     Retired {
         uuid: [7; 16],
         leg: LegId::B,
+        wiped: true,
+        detached: None,
         identity: disk.identity.clone(),
         saved: vec![saved],
     }
