@@ -68,7 +68,7 @@ pub enum Command {
     Restart(Device),
     /// Stop, and forget the device and its state; the disks keep their content
     Remove(Remove),
-    /// Whether a block device is a leg of some device: for the udev rule. Ends with 1 if it is none
+    /// Whether a block device is a leg of some device: for the udev rule
     #[command(hide = true)]
     LegAt(LegAt),
     /// Whether this machine can serve devices; what is missing and how to get it
@@ -276,8 +276,11 @@ pub struct Start {
 #[derive(Args, Debug)]
 pub struct LegAt {
     /// The block device's number, MAJOR:MINOR
-    #[arg(value_parser = parse_number)]
-    pub device: DevNo,
+    #[arg(value_parser = parse_number, required_unless_present = "again", conflicts_with = "again")]
+    pub device: Option<DevNo>,
+    /// Have udev look at every leg again
+    #[arg(long)]
+    pub again: bool,
 }
 
 #[derive(Args, Debug)]

@@ -9,7 +9,7 @@ use twinblk::core::{Errno, Health, LegId, Record, Tracked};
 use twinblk::io::disk::footprint;
 use twinblk::runtime::state_dir::{StateDir, StateError};
 use twinblk::runtime::worker::Keep;
-use twinblk::table::{Footprint, LegIdentity, Settings, Superblock};
+use twinblk::table::{Footprint, LegIdentity, Settings, Sighting, Superblock};
 
 /// What the last record says of the legs that the core does not know, by [`LegId::index`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +30,8 @@ pub struct Keeper {
     superblock: Superblock,
     /// What the legs are known by. A leg is recorded when the core's record has it.
     identities: [Option<LegIdentity>; 2],
+    /// Where they were when they were claimed last.
+    sightings: [Option<Sighting>; 2],
     /// Their disks, as long as somebody else holds them.
     disks: [Weak<OwnedFd>; 2],
     notes: Notes,
@@ -39,7 +41,7 @@ pub struct Keeper {
 impl Keeper {
     /// Go on from `superblock`. `writes` counts durable writes.
     pub fn new(dir: StateDir, superblock: Superblock, writes: Arc<AtomicU64>) -> Keeper {
-        let identities = superblock.legs.clone();
+        let (identities, sightings) = (superblock.legs.clone(), superblock.sightings);
         let notes = Arc::new(Mutex::new(Noted {
             footprints: superblock.footprints,
             since: superblock.since,
@@ -48,6 +50,7 @@ impl Keeper {
             dir,
             superblock,
             identities,
+            sightings,
             disks: Default::default(),
             notes,
             writes,
@@ -64,6 +67,7 @@ impl Keeper {
 
     /// From the next record on, a leg is this disk. It is not kept open.
     pub fn set_disk(&mut self, leg: LegId, identity: LegIdentity, disk: &Arc<OwnedFd>) {
+        self.sightings[leg.index()] = footprint::sighting(&identity);
         self.identities[leg.index()] = Some(identity);
         self.disks[leg.index()] = Arc::downgrade(disk);
     }
@@ -124,6 +128,7 @@ impl Keeper {
         for leg in LegId::ALL {
             let at = leg.index();
             self.superblock.legs[at] = record.legs[at].and(self.identities[at].clone());
+            self.superblock.sightings[at] = record.legs[at].and(self.sightings[at]);
         }
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.dir.write(&self.superblock)
@@ -142,5 +147,56 @@ impl Keep for Keeper {
     fn keep(&mut self, record: &Record) -> Result<(), Errno> {
         self.write(record)
             .map_err(|error| told(&format!("record {} is not written", record.number), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use twinblk::core::{Geometry, Protocol};
+    use twinblk::io::disk::{Disk, Wanted};
+    use twinblk::table::Picked;
+
+    #[test]
+    fn since_when_a_leg_is_not_in_sync_is_recorded_until_it_is_again() {
+        let root = std::env::temp_dir().join(format!("twinblk-keeper-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        let path = root.join("disk");
+        File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        let identity = Disk::open(&path, &Wanted::ANY).unwrap().identity;
+        let mut record = Record::first(Protocol::Flush);
+        record.legs[1] = record.legs[0];
+        let superblock = Superblock {
+            uuid: [1; 16],
+            name: "vm1".parse().unwrap(),
+            geometry: Geometry::new(1 << 20, 512),
+            max_io: 128 << 10,
+            depth: 8,
+            ublk_id: 0,
+            record,
+            settings: Settings::default(),
+            legs: [Some(identity.clone()), Some(identity)],
+            footprints: [None; 2],
+            since: [None; 2],
+            sightings: [None; 2],
+        };
+        let dir = StateDir::create(&root, &superblock).unwrap();
+        let mut keeper = Keeper::new(dir, superblock.clone(), Arc::default());
+        let mut since = |health| {
+            record.number += 1;
+            record.legs[1].as_mut().unwrap().health = health;
+            keeper.write(&record).unwrap();
+            let Picked { superblock, .. } = StateDir::peek(&root, &superblock.name).unwrap();
+            assert_eq!(superblock.since, keeper.notes().lock().unwrap().since);
+            assert_eq!(superblock.since[0], None);
+            superblock.since[1]
+        };
+        assert_eq!(since(Health::InSync), None);
+        let behind = since(Health::Behind);
+        assert!(behind.is_some());
+        assert_eq!(since(Health::Syncing), behind);
+        assert_eq!(since(Health::InSync), None);
+        fs::remove_dir_all(&root).unwrap();
     }
 }

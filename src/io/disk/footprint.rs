@@ -10,7 +10,7 @@
 
 use super::identity::Identity;
 use super::system::{BlockDir, DevNo, System};
-use crate::table::{Footprint, LegKind};
+use crate::table::{Footprint, LegKind, Sighting};
 use nix::sys::stat::fstat;
 use std::fs;
 use std::os::fd::BorrowedFd;
@@ -51,13 +51,31 @@ pub fn of(identity: &Identity, descriptor: BorrowedFd<'_>) -> Option<Footprint> 
     })
 }
 
+/// Where a block device is in this boot; `None` for a file, and where the kernel does not number disks.
+pub fn sighting(identity: &Identity) -> Option<Sighting> {
+    if identity.kind == LegKind::File {
+        return None;
+    }
+    let dev = DevNo {
+        major: identity.major,
+        minor: identity.minor,
+    };
+    let sequence = sequence(&System::host().block(dev).ok()?.whole())?;
+    let boot = boot_id()?;
+    Some(Sighting { boot, sequence })
+}
+
+fn sequence(whole: &BlockDir) -> Option<u64> {
+    whole.attribute("diskseq")?.trim().parse().ok()
+}
+
 /// Sequence number and sectors written and discarded.
 fn counts(whole: &BlockDir) -> Option<(u64, u64)> {
     // A disk that is not counted stands still whatever happens to it.
     if whole.attribute("queue/iostats")?.trim() != "1" {
         return None;
     }
-    let sequence = whole.attribute("diskseq")?.trim().parse().ok()?;
+    let sequence = sequence(whole)?;
     let stat = whole.attribute("stat")?;
     let fields: Vec<u64> = stat
         .split_ascii_whitespace()

@@ -108,25 +108,27 @@ pub fn is_unmoved(left: &Identity, right: &Identity) -> bool {
     left == right
 }
 
-/// Whether what sysfs says of a block device is all that was recorded of it, for hiding it from those who would mount it. Found
-/// without opening it, and before udev has given it its names; sizes are as sysfs has them. More is taken for the disk than
-/// [`mismatch`] would: the uuid of a partition is often known to udev alone, and of disks that have nothing of their own the one with
-/// the name and the size that were recorded is taken.
-pub fn may_be(recorded: &Identity, found: &Identity) -> bool {
+/// Whether a block device, as sysfs has it, is surely the recorded one: for hiding it from those who would mount it. Found without
+/// opening it, and before udev has given it its names; sizes are as sysfs has them. `is_there` says that the recorded disk has
+/// been at this number all the time since it was claimed, in this boot.
+///
+/// That nothing speaks against it ([`mismatch`]) is not enough: another disk would be missing from the host. It takes an id of its
+/// own, a serial number at the recorded place, or that it has never been away. The uuid of a partition is often known to udev
+/// alone: then that of its disk, its number and its size have to do.
+pub fn is_proven(recorded: &Identity, found: &Identity, is_there: bool) -> bool {
     let size = found.size - found.size % u64::from(recorded.block);
-    let is_of_shape = recorded.kind == found.kind && recorded.size == size && recorded.partition == found.partition;
+    let is_of_shape = recorded.kind == found.kind && recorded.size <= size && recorded.partition == found.partition;
     let parted = found.partition_uuid.is_empty() || recorded.partition_uuid == found.partition_uuid;
-    let texts: [(&str, &str); 3] = [
-        (&recorded.wwid, &found.wwid),
-        (&recorded.serial, &found.serial),
-        (&recorded.stack_uuid, &found.stack_uuid),
-    ];
-    let is_other = texts
+    let ids: [(&str, &str); 2] = [(&recorded.wwid, &found.wwid), (&recorded.stack_uuid, &found.stack_uuid)];
+    let is_other = ids
         .into_iter()
+        .chain([(&*recorded.serial, &*found.serial)])
         .any(|(recorded, found)| !recorded.is_empty() && recorded != found);
-    let is_known = texts.into_iter().any(|(recorded, _)| !recorded.is_empty())
+    let is_known = ids.into_iter().any(|(recorded, _)| !recorded.is_empty())
         || !(recorded.partition_uuid.is_empty() || found.partition_uuid.is_empty());
-    is_of_shape && parted && !is_other && (is_known || recorded.canonical == found.canonical)
+    let is_at_place = place(recorded) == place(found);
+    let by_place = is_at_place && (is_there || !recorded.serial.is_empty());
+    is_of_shape && parted && !is_other && (is_known || by_place)
 }
 
 /// What sysfs says of a block device; sizes are for whoever has it open to add.
@@ -366,30 +368,39 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_hidden_by_what_it_has_of_its_own_or_else_by_its_name() {
+    fn a_disk_is_hidden_only_if_it_is_surely_the_leg() {
         type Change = fn(&mut Identity);
-        let is_hidden = |recorded: &Identity, change: Change| {
+        let is_hidden = |recorded: &Identity, is_there, change: Change| {
             let mut found = recorded.clone();
-            // Disks come by other names and numbers after a boot.
-            found.minor = 48;
             change(&mut found);
-            may_be(recorded, &found)
+            is_proven(recorded, &found, is_there)
         };
-        let known = disk(0);
-        assert!(is_hidden(&known, |it| it.canonical = Text::cut("/dev/y")));
-        assert!(!is_hidden(&known, |it| it.serial = Text::cut("S2")));
-        assert!(!is_hidden(&known, |it| it.partition = 1));
-        assert!(!is_hidden(&known, |it| it.size += 4096));
+        let moved: Change = |it| it.minor = 48;
+        let mut known = disk(0);
+        known.wwid = Text::cut("naa.5");
+        assert!(is_hidden(&known, false, moved));
+        assert!(is_hidden(&known, false, |it| it.size += 4096), "it has grown");
+        let others: [Change; 4] = [
+            |it| it.wwid = Text::cut("naa.6"),
+            |it| it.serial = Text::cut("S2"),
+            |it| it.partition = 1,
+            |it| it.size -= 4096,
+        ];
+        for other in others {
+            assert!(!is_hidden(&known, true, other));
+        }
+        // There are disks that share a serial number.
+        assert!(!is_hidden(&disk(0), false, moved) && is_hidden(&disk(0), false, |_| ()));
         let mut nameless = disk(0);
         nameless.serial = Text::default();
-        assert!(is_hidden(&nameless, |_| ()));
-        assert!(!is_hidden(&nameless, |it| it.canonical = Text::cut("/dev/y")));
+        assert!(!is_hidden(&nameless, false, |_| ()), "the next disk at that name");
+        assert!(is_hidden(&nameless, true, |_| ()) && !is_hidden(&nameless, true, moved));
         // A disk of larger blocks than sysfs counts in, and a partition before udev knows its uuid.
-        let mut partition = disk(0);
+        let mut partition = known;
         (partition.block, partition.partition_uuid) = (4096, Text::cut("abcd-02"));
-        assert!(is_hidden(&partition, |it| it.size += 512));
-        assert!(is_hidden(&partition, |it| it.partition_uuid = Text::default()));
-        assert!(!is_hidden(&partition, |it| it.partition_uuid = Text::cut("abcd-03")));
+        assert!(is_hidden(&partition, false, |it| it.size += 512));
+        assert!(is_hidden(&partition, false, |it| it.partition_uuid = Text::default()));
+        assert!(!is_hidden(&partition, false, |it| it.partition_uuid = Text::cut("abcd-03")));
     }
 
     #[test]

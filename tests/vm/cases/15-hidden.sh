@@ -65,10 +65,22 @@ legs_are_hidden_from_the_host() {
     tw detach "$NAME" b > /dev/null
     udevadm settle
     is_hidden "$B" vm1/b
+    # What shows no label any more is free for others, until it shows one again.
+    tw detach "$NAME" b --retire > /dev/null
+    udevadm settle
+    is_shown "$B"
+    tw unretire "$NAME" b > /dev/null
+    udevadm settle
+    is_hidden "$B" vm1/b
+    # Another disk takes its place.
+    attach "$LARGE"
+    udevadm settle
+    is_hidden "$LARGE" vm1/b
+    is_shown "$B"
     remove
     udevadm settle
     is_shown "$A"
-    is_shown "$B"
+    is_shown "$LARGE"
     knows "$A" ID_FS_TYPE=ext4
     knows "$B" ID_FS_TYPE=ext4 ID_FS_LABEL=keepme
 }
@@ -119,4 +131,43 @@ partitions_and_arrays_on_legs_are_left_alone() {
     wipefs --quiet --all "$A" "$FOUR_A"
     mdadm --quiet --stop --scan
     blockdev --rereadpt "$A"
+}
+
+property mapped_partitions_are_hidden 60 'a partition that device mapper makes of a leg is hidden with it'
+mapped_partitions_are_hidden() {
+    local mapped
+    udev_runs
+    create "$A"
+    tw stop "$NAME" > /dev/null
+    echo "0 32768 linear $A 32768" | dmsetup create --noudevsync --uuid part1-LAB-kpartx kpartx1
+    mapped=/dev/$(dmsetup info -c --noheadings -o blkdevname kpartx1)
+    mkfs.ext4 -q -L inside "$mapped"
+    udev_looks change
+    is_hidden "$mapped" vm1/a
+    knows "$mapped" TWINBLK_PARTITION=1
+    dmsetup create --noudevsync --uuid LVM-0123 volume --table "0 32768 linear $B 0"
+    udev_looks change
+    is_shown "/dev/$(dmsetup info -c --noheadings -o blkdevname volume)"
+    dm_gone volume
+    dm_gone kpartx1
+    remove
+}
+
+property state_that_is_not_mounted_is_told 60 'while the file system with the state directory is not mounted, udev and the log are told that nobody knows; then all legs are hidden'
+state_that_is_not_mounted_is_told() {
+    udev_runs
+    create "$A"
+    tw stop "$NAME" > /dev/null
+    [ ! -e /etc/fstab ] || cp /etc/fstab fstab
+    echo "/dev/none $TWINBLK_STATE_DIR ext4 defaults 0 0" >> /etc/fstab
+    udev_looks change
+    is_shown "$A"
+    knows "$A" TWINBLK_UNKNOWN=1
+    dmesg | grep -q "twinblk: $TWINBLK_STATE_DIR is not mounted" || fail "the kernel's log does not say it"
+    if [ -e fstab ]; then cp fstab /etc/fstab; else rm /etc/fstab; fi
+    tw leg-at --again
+    udevadm settle
+    is_hidden "$A" vm1/a
+    is_shown "$B"
+    remove
 }

@@ -1,5 +1,6 @@
 //! `attach`: start mirroring to a disk.
 
+use super::steer;
 use crate::args::Attach;
 use crate::context::{Context, absolute};
 use crate::disks::{self, Target};
@@ -47,6 +48,8 @@ pub fn run(context: &Context, args: &Attach) -> Result<Exit, Error> {
     let attached: Attached = client.call(&request, Some(disk.descriptor.as_fd()), |_| ControlFlow::Continue(()))?;
     let leg = attached.leg;
     udev::look_again(&disk.identity);
+    // A disk that had this place is none of the device's any more.
+    steer::look_again(&status, leg);
     let done = Done {
         name,
         leg,

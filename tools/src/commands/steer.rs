@@ -3,6 +3,7 @@
 use crate::args::{Detach, Rate, Resync, ResyncAction, Set};
 use crate::context::{Context, absolute};
 use crate::exit::Exit;
+use crate::udev;
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -58,12 +59,22 @@ pub fn detach(context: &Context, args: &Detach) -> Result<Exit, Error> {
     }
     let name = &args.leg.name;
     let mut client = context.running(name)?;
-    let leg = leg_id(&Context::status_of(&mut client)?, &args.leg.leg)?;
+    let status = Context::status_of(&mut client)?;
+    let leg = leg_id(&status, &args.leg.leg)?;
     let detached = let_go(&mut client, leg)?;
+    look_again(&status, leg);
     context.print(&detached, || {
         format!("{name}: leg {leg} is detached; {} is free\n", detached.path.display())
     })?;
     Ok(Exit::Done)
+}
+
+/// Have the host look anew at the disk of a leg whose part has changed.
+pub fn look_again(status: &Status, leg: LegId) {
+    let mut legs = status.legs.iter().filter(|status| status.id == leg);
+    if let Some(disk) = legs.find_map(|leg| leg.identity.as_ref()) {
+        udev::look_again(disk);
+    }
 }
 
 /// Have a running daemon let go of a leg.
