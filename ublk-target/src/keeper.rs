@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 use twinblk::core::{Errno, Health, LegId, Record, Tracked};
-use twinblk::io::disk::footprint;
+use twinblk::io::disk::{footprint, identity};
 use twinblk::runtime::state_dir::{StateDir, StateError};
 use twinblk::runtime::worker::Keep;
 use twinblk::table::{Footprint, LegIdentity, Settings, Sighting, Superblock};
@@ -67,6 +67,10 @@ impl Keeper {
 
     /// From the next record on, a leg is this disk. It is not kept open.
     pub fn set_disk(&mut self, leg: LegId, identity: LegIdentity, disk: &Arc<OwnedFd>) {
+        let before = self.identities[leg.index()].as_ref();
+        if before.is_none_or(|before| identity::mismatch(before, &identity).is_some()) {
+            self.superblock.since[leg.index()] = None;
+        }
         self.sightings[leg.index()] = footprint::sighting(&identity);
         self.identities[leg.index()] = Some(identity);
         self.disks[leg.index()] = Arc::downgrade(disk);
@@ -164,7 +168,8 @@ mod tests {
         fs::create_dir_all(&root).unwrap();
         let path = root.join("disk");
         File::create(&path).unwrap().set_len(1 << 20).unwrap();
-        let identity = Disk::open(&path, &Wanted::ANY).unwrap().identity;
+        let disk = Disk::open(&path, &Wanted::ANY).unwrap();
+        let identity = disk.identity.clone();
         let mut record = Record::first(Protocol::Flush);
         record.legs[1] = record.legs[0];
         let superblock = Superblock {
@@ -176,14 +181,14 @@ mod tests {
             ublk_id: 0,
             record,
             settings: Settings::default(),
-            legs: [Some(identity.clone()), Some(identity)],
+            legs: [Some(identity.clone()), Some(identity.clone())],
             footprints: [None; 2],
             since: [None; 2],
             sightings: [None; 2],
         };
         let dir = StateDir::create(&root, &superblock).unwrap();
         let mut keeper = Keeper::new(dir, superblock.clone(), Arc::default());
-        let mut since = |health| {
+        let mut since = |keeper: &mut Keeper, health| {
             record.number += 1;
             record.legs[1].as_mut().unwrap().health = health;
             keeper.write(&record).unwrap();
@@ -192,11 +197,20 @@ mod tests {
             assert_eq!(superblock.since[0], None);
             superblock.since[1]
         };
-        assert_eq!(since(Health::InSync), None);
-        let behind = since(Health::Behind);
+        assert_eq!(since(&mut keeper, Health::InSync), None);
+        let behind = since(&mut keeper, Health::Behind);
         assert!(behind.is_some());
-        assert_eq!(since(Health::Syncing), behind);
-        assert_eq!(since(Health::InSync), None);
+        assert_eq!(since(&mut keeper, Health::Syncing), behind);
+        // The same disk, and then another, of which nobody knows.
+        keeper.set_disk(LegId::B, identity.clone(), &disk.descriptor);
+        assert_eq!(since(&mut keeper, Health::Syncing), behind);
+        let other = LegIdentity {
+            inode: identity.inode + 1,
+            ..identity
+        };
+        keeper.set_disk(LegId::B, other, &disk.descriptor);
+        assert_eq!(since(&mut keeper, Health::Syncing), None);
+        assert_eq!(since(&mut keeper, Health::InSync), None);
         fs::remove_dir_all(&root).unwrap();
     }
 }
