@@ -57,6 +57,9 @@ pub fn stand_in(superblock: &Superblock, doubt: bool, asked: &Start, why: &str) 
         StandIn::Unfit(Unfit::Detached) => Err(never(format!(
             "{described} was detached, and what was done with it since is not the device's (twinblk create serves it by itself)"
         ))),
+        StandIn::Unfit(Unfit::Doubted) => Err(never(format!(
+            "{described} failed a flush, and may not have what it shows"
+        ))),
         StandIn::Unfit(Unfit::Health(health)) => Err(never(format!(
             "{described} is {}: it is no image of the device of any moment",
             health.word()
@@ -98,6 +101,7 @@ mod tests {
                 health,
                 consistent_at: 41,
                 attached: true,
+                doubted: false,
             })
         };
         let record = &mut superblock.record;

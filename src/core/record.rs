@@ -98,6 +98,8 @@ pub enum Unfit {
     Detached,
     /// This says that it is no image of any moment.
     Health(Health),
+    /// It failed a flush: it may lose what it shows.
+    Doubted,
 }
 
 impl Record {
@@ -139,6 +141,9 @@ impl Record {
         if !leg.attached {
             return StandIn::Unfit(Unfit::Detached);
         }
+        if leg.doubted {
+            return StandIn::Unfit(Unfit::Doubted);
+        }
         match (leg.health, self.protocol) {
             (Health::InSync, _) if self.clean => StandIn::Complete,
             (Health::InSync, Protocol::Sync) => StandIn::Complete,
@@ -170,6 +175,7 @@ impl Record {
                 health,
                 consistent_at: 0,
                 attached: leg == next.primary,
+                doubted: self.legs[leg.index()].is_some_and(|leg| leg.doubted),
             });
         }
         next
@@ -209,6 +215,7 @@ mod tests {
             health,
             consistent_at,
             attached: true,
+            doubted: false,
         };
         Record {
             legs: [Some(leg(Health::InSync, 0)), Some(leg(health, 41))],
@@ -241,17 +248,24 @@ mod tests {
         let mut detached = record(Health::Behind, Protocol::Flush, true);
         detached.legs[1].as_mut().expect("it has two").attached = false;
         assert_eq!(detached.stand_in(), StandIn::Unfit(Unfit::Detached));
+        let mut doubted = record(Health::Behind, Protocol::Flush, true);
+        doubted.legs[1].as_mut().expect("it has two").doubted = true;
+        assert_eq!(doubted.stand_in(), StandIn::Unfit(Unfit::Doubted));
         assert_eq!(Record::first(Protocol::Sync).stand_in(), StandIn::Unfit(Unfit::None));
     }
 
     #[test]
     fn a_primary_that_was_given_up_is_never_followed_unasked() {
-        let old = record(Health::Behind, Protocol::Flush, false);
+        let mut old = record(Health::Behind, Protocol::Flush, false);
+        old.legs[0].as_mut().expect("it has two").doubted = true;
         let new = old.promoted();
         let [a, b] = new.legs.map(|leg| leg.expect("it has two"));
         assert_eq!((new.primary, b.health, b.attached), (LegId::B, Health::InSync, true));
         assert_eq!((a.health, a.attached), (Health::Absent, false));
-        assert!(!new.tracked && !new.clean);
+        assert!(
+            !new.tracked && !new.clean && a.doubted,
+            "it is known what it is worth when it comes back"
+        );
         // Also when its disk is there again at a later start.
         let opened = new.opened([true, true]);
         assert_eq!(opened.legs[0], Some(a));

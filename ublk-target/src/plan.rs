@@ -361,6 +361,7 @@ mod tests {
                     health,
                     consistent_at: 41,
                     attached: true,
+                    doubted: false,
                 })
             };
             let footprint = Footprint {

@@ -10,7 +10,8 @@ labels_of() {
 property retire_leaves_no_label 120 'a retired disk shows no label and the guest goes on; unretire puts it back byte for byte, also when the tool was killed in between'
 retire_leaves_no_label() {
     local before try
-    mkfs.ext4 -q -L keepme "$A"
+    # The load writes behind it.
+    mkfs.ext4 -q -L keepme "$A" 8M
     mirror "$A" "$B"
     mkdir -p mnt
     mount "$DEV" mnt
