@@ -138,6 +138,7 @@ mapped_partitions_are_hidden() {
     local mapped
     udev_runs
     create "$A"
+    udevadm settle
     tw stop "$NAME" > /dev/null
     echo "0 32768 linear $A 32768" | dmsetup create --noudevsync --uuid part1-LAB-kpartx kpartx1
     mapped=/dev/$(dmsetup info -c --noheadings -o blkdevname kpartx1)
@@ -157,6 +158,7 @@ property state_that_is_not_mounted_is_told 60 'while the file system with the st
 state_that_is_not_mounted_is_told() {
     udev_runs
     create "$A"
+    udevadm settle
     tw stop "$NAME" > /dev/null
     [ ! -e /etc/fstab ] || cp /etc/fstab fstab
     echo "/dev/none $TWINBLK_STATE_DIR ext4 defaults 0 0" >> /etc/fstab
