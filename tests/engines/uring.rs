@@ -132,7 +132,8 @@ fn memory_and_descriptor_of_an_operation_that_does_not_end_outlive_the_engine() 
 fn what_can_be_cancelled_is_cancelled_when_the_engine_is_dropped() {
     let (rig, mut writer) = hanging_read();
     let Rig { mut engine, arena, .. } = rig;
-    engine.set_drain(Duration::from_millis(200));
+    // Nothing but the cancelling ends it, however long that takes on a machine that has much to do.
+    engine.set_drain(Duration::from_secs(10));
     drop(engine);
     assert_eq!(Arc::strong_count(&arena), 1, "leaked although it could be cancelled");
     let closed = io::Write::write_all(&mut writer, &[1]).unwrap_err();
