@@ -196,7 +196,10 @@ impl FaultState {
             return Ok(given_up);
         };
         self.excuse = now;
-        let unrecorded = store.failing > 0 || store.hangs || self.record_failed.is_some_and(|at| at >= since);
+        // One that failed is tried again after a while.
+        let pauses = store.undetermined().next().is_some();
+        let fails = store.failing > 0 || store.hangs || self.record_failed.is_some_and(|at| at >= since);
+        let unrecorded = fails || pauses;
         let for_records = if unrecorded { RECORD_BUDGET.0 } else { 0 };
         // A record that is under way is waited for, and then its own.
         let allowed = leg_timeout

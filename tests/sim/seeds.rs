@@ -145,6 +145,13 @@ fn seeds_that_failed_once_pass() {
         // After a cut the secondary showed a write and lacked one that a flush had put before it.
         7434,
     ];
+    // A read returned something older than an earlier read had shown.
+    const FAILED_ONCE_IN_DOUBT: [u64; 1] = [16637];
+    for seed in FAILED_ONCE_IN_DOUBT {
+        if let Err(what) = run::plan(Plan::of_doubt(seed), false) {
+            panic!("{what}; replay: TWINBLK_SIM_DOUBT={seed}..{}", seed + 1);
+        }
+    }
     for seed in FAILED_ONCE {
         if let Err(what) = run::seed(seed, false) {
             panic!(

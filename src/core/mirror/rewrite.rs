@@ -15,8 +15,9 @@
 //!
 //! If the rewrite fails, the primary fails a write: the guest is moved (`failover`), and the read is asked again at its end. If it
 //! cannot be moved the bytes are as good as they were, and are what the guest gets; unless the primary lacks something there (see
-//! `doubt`), which it may not show next time. A range that failed to be rewritten is not dirty, for the secondary has it, and
-//! neither is it lacking, for the primary shows nothing older: it is in doubt, until the primary is a secondary.
+//! `doubt`), or the legs differ there since the bytes were read: it may not show them next time. A range that failed to be
+//! rewritten is not dirty, for the secondary has it, and neither is it lacking, for the primary shows nothing older: it is in
+//! doubt, until the primary is a secondary.
 
 use super::Mirror;
 use super::OpKind;
@@ -240,7 +241,7 @@ impl Mirror {
                 let Entry { range, error, .. } = self.table[index];
                 self.table[index].owner = Owner::Answered;
                 // What the primary shows next time may be older than what was read.
-                let error = error.filter(|_| self.doubt.lacks(range));
+                let error = error.filter(|_| self.doubt.lacks(range) || self.dirty.touches(range));
                 self.read_ends(tag, error.map_or(Ok(()), Err));
             }
             Side::Absent | Side::Waiting | Side::Issued | Side::Abandoned | Side::Missed => {}

@@ -775,3 +775,25 @@ fn what_the_host_cannot_do_demotes_no_primary_and_fails_no_leg() {
     assert_eq!(rig.answer(0), Some(Ok(())));
     assert!(!rig.mirror.is_failing_over());
 }
+
+/// Seed 16637 of the worlds of doubt: what was read from the secondary held a write that the primary was still to fail.
+#[test]
+fn a_read_that_shows_a_write_that_fails_behind_it_is_not_answered_if_it_cannot_be_rewritten() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.write(1, 1);
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.write(2, 1);
+    read(&mut rig, 0, 1);
+    rig.end(LegId::A, Action::Read, Err(Errno::IO));
+    rig.end(LegId::B, WRITE, Ok(()));
+    rig.end(LegId::B, Action::Read, Ok(()));
+    rig.end(LegId::A, WRITE, Err(Errno::NO_MEMORY));
+    assert_eq!(rig.answer(2), Some(Err(Errno::NO_MEMORY)));
+    rig.end(LegId::A, WRITE, Err(Errno::NO_MEMORY));
+    assert_eq!(
+        rig.answer(0),
+        Some(Err(Errno::NO_MEMORY)),
+        "the next read would not show it"
+    );
+}

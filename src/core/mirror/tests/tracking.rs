@@ -288,3 +288,24 @@ fn marks_that_never_come_back_hold_a_write_no_longer_than_marks_that_fail() {
         assert_eq!(rig.answer(0), Some(Ok(())), "{record_hangs}");
     }
 }
+
+/// What was copied and not flushed is on nobody's list any more when the leg is given up on the way: it is dirty then.
+#[test]
+fn what_the_host_could_not_flush_on_a_leg_being_copied_to_is_saved_as_dirty() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.flush(0);
+    rig.end_all(LegId::A);
+    rig.be_syncing();
+    rig.mirror.pause_resync(rig.now, false);
+    rig.take_effects();
+    for leg in LegId::ALL {
+        rig.end_read(leg, 0);
+    }
+    rig.compared(&[0]);
+    rig.end(LegId::B, WRITE, Ok(()));
+    rig.pass_time(Span::from_secs(10));
+    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end(LegId::B, Action::Flush, Err(Errno::NO_MEMORY));
+    assert!(rig.saved.contains(&0), "{:?}", rig.saved);
+    assert!(!rig.mirror.status().counting);
+}
