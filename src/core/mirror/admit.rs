@@ -370,6 +370,8 @@ impl Mirror {
         let buf = std::mem::replace(&mut guest.buf, next);
         guest.active = false;
         guest.entry = None;
+        // It is answered, with this error or another: nobody is to answer it again.
+        guest.failed = None;
         if guest.admitted {
             self.admitted -= 1;
         }

@@ -797,3 +797,20 @@ fn a_read_that_shows_a_write_that_fails_behind_it_is_not_answered_if_it_cannot_b
         "the next read would not show it"
     );
 }
+
+#[test]
+fn a_request_whose_error_was_told_is_not_answered_again_when_the_next_failover_is_given_up() {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.flush(1);
+    rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    rig.fail_to_fail_over();
+    assert_eq!(rig.answer(1), Some(Err(Errno::IO)));
+    let answered = rig.answers.len();
+    rig.end_record(Ok(()));
+    assert!(rig.mirror.is_failing_over(), "it is tried again at the next record");
+    rig.end_record(Err(Errno::IO));
+    rig.pass_time(RECORD_BUDGET);
+    rig.pass_time(RECORD_BUDGET);
+    assert!(!rig.mirror.is_failing_over());
+    assert_eq!(rig.answers.len(), answered);
+}
