@@ -11,8 +11,17 @@ udev_runs() {
     done
     defer rm -rf /run/udev /dev/disk
     /usr/lib/systemd/systemd-udevd --daemon
-    defer pkill -KILL -x systemd-udevd
+    defer udev_ends
     udev_looks add
+}
+
+# Its workers go on without it, and write to what is removed then.
+udev_ends() {
+    local all='^(systemd-udevd|[(]udev-worker[)])$'
+    while pgrep "$all" > /dev/null; do
+        pkill -KILL "$all"
+        sleep 0.05
+    done
 }
 
 # udev_looks ACTION: at every block device, as at a boot.
