@@ -270,17 +270,6 @@ primary_error_while_copying() {
     remove
 }
 
-# The state directory lies on a disk of its own that can be made to fail, and to answer again.
-state_on_a_disk() {
-    local disk; disk=$(dm state "$LARGE")
-    defer dm_gone state
-    # Without a journal it goes on where it was when the disk does.
-    mkfs.ext4 -q -O ^has_journal "$disk"
-    mkdir -p "$TWINBLK_STATE_DIR"
-    mount -o errors=continue,noatime "$disk" "$TWINBLK_STATE_DIR"
-    defer umount "$TWINBLK_STATE_DIR"
-}
-
 property unrecorded_failover_is_made_up_for 240 'a primary that fails while no record can be written: the guest is told, the second disk keeps what it has, and the guest is moved when a record can be written'
 unrecorded_failover_is_made_up_for() {
     local began

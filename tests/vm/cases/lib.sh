@@ -194,6 +194,17 @@ dm_holds() { dmsetup suspend --nolockfs --noudevsync "$1"; }
 dm_goes_on() { dmsetup resume --noudevsync "$1"; }
 dm_gone() { dmsetup remove --noudevsync "$1"; }
 
+# The state directory lies on a disk of its own that can be made to fail, and to answer again.
+state_on_a_disk() {
+    local disk; disk=$(dm state "$LARGE")
+    defer dm_gone state
+    # Without a journal it goes on where it was when the disk does.
+    mkfs.ext4 -q -O ^has_journal "$disk"
+    mkdir -p "$TWINBLK_STATE_DIR"
+    mount -o errors=continue,noatime "$disk" "$TWINBLK_STATE_DIR"
+    defer umount "$TWINBLK_STATE_DIR"
+}
+
 # ends PID [SECONDS]: waits for a child; its status is in STATUS. One that does not end fails the case.
 ends() {
     local end=$((SECONDS + ${2:-$PATIENCE}))
