@@ -2,10 +2,13 @@
 # the devices that it is given by name. Leaves a line of JSON for each device and load in /lab/results/measured.
 #
 # All devices are measured in one boot, on memory-backed legs that are made anew for each, by the same jobs. The first
-# job of each run is not counted: it takes the faults and fills the legs.
+# job of each run is not counted: it takes the faults and fills the legs. These loads work on a range that is hot: nothing has to
+# be written down about it. Those of spread.sh work all over a large disk.
 set -euo pipefail
 # shellcheck source=tests/vm/bench/peers.sh disable=SC1091 # a path of the lab
 . /lab/files/peers.sh
+# shellcheck source=tests/vm/bench/spread.sh disable=SC1091
+. /lab/files/spread.sh
 
 LEG_MIB=64
 # The bytes that are worked on: md's data is a little shorter than the leg.
@@ -163,9 +166,21 @@ bench_twinblk() {
     cmp -n "$((LEG_MIB << 20))" /dev/lega /dev/legb
 }
 
+has_load() { [[ " ${BENCH_LOADS:-hot spread} " == *" $1 "* ]]; }
+
 mkdir -p /run/twinblk /var/lib/twinblk
+peer_leg state 64
+mkfs.ext4 -q /dev/state
+mount /dev/state /var/lib/twinblk
 for device in "$@"; do
-    legs
-    "bench_$device"
-    legs_down
+    if has_load hot; then
+        legs
+        "bench_$device"
+        legs_down
+    fi
+    if has_load spread && declare -F "spread_$device" > /dev/null; then
+        spread_legs
+        "spread_$device"
+        spread_legs_down
+    fi
 done

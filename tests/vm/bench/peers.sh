@@ -2,12 +2,12 @@
 # Each function ends with the device ready for I/O and sets PEER to its path; peer_*_down takes it away again.
 # shellcheck shell=bash
 
-# peer_leg NAME MIB: a memory-backed disk /dev/NAME that completes at once.
+# peer_leg NAME MIB [0]: a memory-backed disk /dev/NAME that completes at once; with 0 it has no content.
 peer_leg() {
     local directory=/sys/kernel/config/nullb/$1
     modprobe null_blk nr_devices=0
     mkdir "$directory"
-    echo 1 > "$directory/memory_backed"
+    echo "${3:-1}" > "$directory/memory_backed"
     echo "$2" > "$directory/size"
     echo 512 > "$directory/blocksize"
     echo 0 > "$directory/irqmode"
