@@ -5,7 +5,7 @@ DESTDIR ?=
 build:   ; @tools/setup build && cargo build --release --locked --workspace
 demo:    ; @tools/setup build && tools/demo/run
 test:    ; @tests/run
-bench:   ; @tools/setup build lab && cargo build --release --locked --workspace && tests/vm/bench/run
+bench: build ; @tools/setup lab && tests/vm/bench/run
 torture: ; @tests/torture
 install: build ; @tools/install "$(DESTDIR)" "$(PREFIX)"
 

@@ -111,9 +111,10 @@ breakdown() {
         /tmp/breakdown.json >> /lab/results/breakdown
 }
 
+# legs MIB
 legs() {
-    peer_leg lega "$LEG_MIB"
-    peer_leg legb "$LEG_MIB"
+    peer_leg lega "$1"
+    peer_leg legb "$1"
 }
 
 legs_down() {
@@ -174,7 +175,7 @@ mkfs.ext4 -q /dev/state
 mount /dev/state /var/lib/twinblk
 for device in "$@"; do
     if has_load hot; then
-        legs
+        legs "$LEG_MIB"
         "bench_$device"
         legs_down
     fi

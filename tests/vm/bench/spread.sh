@@ -58,10 +58,12 @@ spread() {
 
 # Until nothing is marked: nothing was written about it for long enough. The guest's clock leaps over that.
 rest() {
-    local before=''
-    until [ "$("$@")" = "$before" ]; do
-        before=$("$@")
+    local before='' now
+    now=$("$@")
+    until [ "$now" = "$before" ]; do
+        before=$now
         sleep "$SPREAD_REST"
+        now=$("$@")
     done
 }
 
@@ -109,8 +111,7 @@ leg_is() {
 
 spread_legs() {
     modprobe dm_mod
-    peer_leg lega $((SPREAD_GIB << 10))
-    peer_leg legb $((SPREAD_GIB << 10))
+    legs $((SPREAD_GIB << 10))
     leg_is first /dev/lega
     leg_is second /dev/legb
 }
@@ -118,8 +119,7 @@ spread_legs() {
 spread_legs_down() {
     dmsetup remove --retry first
     dmsetup remove --retry second
-    peer_leg_down lega
-    peer_leg_down legb
+    legs_down
 }
 
 spread_raw() { spread raw /dev/mapper/first no_facts; }

@@ -57,12 +57,13 @@ def print_spread(spread):
     print("it (its thread: by that of twinblk which writes marks), none of the time that a disk takes for a flush. See spread.sh.")
     row("", [heading for name in SPREAD.values() for heading in (name, "metadata", "its thread")])
     for device, name in NAMES.items():
+        if device not in spread:
+            continue
         cells = []
-        for line in (spread[device].get(load) for load in SPREAD if device in spread):
-            thread = "" if not line or device.startswith("md") else f"{line['metadata_thread']:,.0f}"
-            cells += [f"{line['instructions']:,.0f}", f"{line['metadata_writes']:.4f}", thread] if line else [""] * 3
-        if cells:
-            row(name, cells)
+        for line in (spread[device][load] for load in SPREAD):
+            thread = "" if device.startswith("md") else f"{line['metadata_thread']:,.0f}"
+            cells += [f"{line['instructions']:,.0f}", f"{line['metadata_writes']:.4f}", thread]
+        row(name, cells)
 
 
 def main():

@@ -8,9 +8,9 @@ thin_mirror() {
     defer rmmod brd
     create /dev/ram0
     modprobe dm_zero
-    dmsetup create --noudevsync --uuid LAB-second second --table "0 $(blockdev --getsz /dev/ram1) zero"
+    SECOND=$(dm second /dev/ram1)
     defer dm_gone second
-    SECOND=/dev/$(dmsetup info -c --noheadings -o blkdevname second)
+    dm_becomes second /dev/ram1 swallowing
     attach "$SECOND"
     TW_LIMIT=600 in_sync 600
     dm_becomes second /dev/ram1 well

@@ -178,6 +178,8 @@ dm_becomes() {
     case $3 in
         well) table="0 $sectors linear $2 0" ;;
         failing) table="0 $sectors error" ;;
+        # Writes go nowhere, reads are zeroes.
+        swallowing) table="0 $sectors zero" ;;
         # Up for 0 s, down for ever: writes and flushes fail, reads succeed.
         # Reads fail, writes and flushes succeed.
         failing_reads) table="0 $sectors flakey $2 0 0 1000000 1 error_reads" ;;
