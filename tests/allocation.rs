@@ -11,14 +11,15 @@ use twinblk::core::config::{Config, LINGER};
 use twinblk::core::time::Span;
 use twinblk::core::{
     Action, Bits, Buf, CopyMode, Errno, Geometry, Health, Layout, LegId, LegOp, LegRecord, LegTraits, Mirror,
-    Operation, Protocol, Range, Record, Request, Tag, Time, Tracked,
+    Operation, Protocol, Range, Record, Request, Suspects, Tag, Time, Tracked,
 };
 use twinblk::io::uring::UringLegs;
 use twinblk::runtime::clock;
 use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::shard::Shard;
+use twinblk::runtime::signer::{self, signer};
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::tables::{Ledger, Tables, clerk};
+use twinblk::runtime::tables::{Tables, clerk};
 use twinblk::runtime::worker::{Keep, recorder};
 
 const SIZE: u64 = 256 << 20;
@@ -114,6 +115,10 @@ impl Tables for AtOnce {
     fn save(&mut self, _: &Bits) -> Result<(), Errno> {
         Ok(())
     }
+
+    fn suspect(&mut self, _: &Suspects) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 /// How often this thread allocates while a shard starts and serves so many requests.
@@ -136,6 +141,7 @@ fn allocations(protocol: Protocol, mirrored: bool, requests: usize) -> u64 {
         leg_timeout: Span::from_secs(20),
         catch_up: true,
         lag_bytes: 0,
+        quiet: Span::from_secs(2),
         generations: Record::GENERATIONS,
     };
     let traits = LegTraits { punches: true };
@@ -155,9 +161,16 @@ fn allocations(protocol: Protocol, mirrored: bool, requests: usize) -> u64 {
         dirty: Bits::none(geometry.grains()),
     };
     let legs = [Some(traits), mirrored.then_some(traits)];
-    let mirror = Mirror::new(config, record, legs, Some(tracked), CopyMode::Dirty, clock::now());
-    let ledger = Ledger::new(geometry.regions(), geometry.grains());
-    let surroundings = Surroundings::new(&layout, ledger, 1).expect("memory and threads");
+    let mirror = Mirror::new(
+        config,
+        record,
+        legs,
+        Some(tracked),
+        Suspects::none(),
+        CopyMode::Dirty,
+        clock::now(),
+    );
+    let surroundings = Surroundings::new(&layout, &geometry, geometry.region(), 1).expect("memory and threads");
     let mut legs = UringLegs::new(Arc::clone(&surroundings.arena), 512);
     for leg in LegId::ALL {
         let disk = std::fs::File::open("/dev/null").expect("a descriptor");
@@ -173,7 +186,9 @@ fn allocations(protocol: Protocol, mirrored: bool, requests: usize) -> u64 {
     let outbox = &surroundings.outbox;
     let (records, _) = recorder(AtOnce, outbox.clone()).expect("a thread");
     let (tables, _) = clerk(AtOnce, Arc::clone(&surroundings.ledger), outbox.clone()).expect("a thread");
-    let shard = Shard::new(mirror, port, surroundings, records, tables, 1024);
+    let ledger = Arc::clone(&surroundings.ledger);
+    let (errands, _) = signer(signer::Nothing, ledger, tables.clone(), outbox.clone()).expect("a thread");
+    let shard = Shard::new(mirror, port, surroundings, records, tables, errands, 1024);
     let counted = allocation_counter::measure(move || {
         let ended = shard.run();
         assert!(ended.is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof));

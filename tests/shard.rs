@@ -16,8 +16,8 @@ use std::thread::JoinHandle;
 use twinblk::core::config::{Config, LINGER};
 use twinblk::core::time::Span;
 use twinblk::core::{
-    Bits, Buf, CopyMode, Errno, Event, Geometry, Health, Layout, LegId, LegOp, LegTraits, Mirror, Operation, Protocol,
-    Range, Record, Refusal, Request, Tag, Time,
+    Bits, Buf, Comes, CopyMode, Errno, Event, Geometry, Health, Layout, LegId, LegOp, LegTraits, Mirror, Operation,
+    Protocol, Range, Record, Refusal, Repair, Request, Suspects, Tag, Time,
 };
 use twinblk::io::memory::{MemoryEngine, Order};
 use twinblk::io::{Arena, Engine};
@@ -27,8 +27,9 @@ use twinblk::runtime::digest::DigestTable;
 use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::residence::Residence;
 use twinblk::runtime::shard::{Client, Shard};
+use twinblk::runtime::signer::{self, signer};
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::tables::{Ledger, Tables, clerk};
+use twinblk::runtime::tables::{Tables, clerk};
 use twinblk::runtime::worker::{Keep, Subject, recorder};
 
 const TRAITS: LegTraits = LegTraits { punches: true };
@@ -142,6 +143,10 @@ impl Tables for AtOnce {
     fn save(&mut self, _: &Bits) -> Result<(), Errno> {
         Ok(())
     }
+
+    fn suspect(&mut self, _: &Suspects) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 /// Bytes of a region.
@@ -192,10 +197,10 @@ impl World {
             leg_timeout: Span::from_secs(3600),
             catch_up: true,
             lag_bytes: 0,
+            quiet: Span::from_secs(2),
             generations: Record::GENERATIONS,
         };
-        let surroundings =
-            Surroundings::new(&layout, Ledger::new(size.div_ceil(REGION), geometry.grains()), 2).unwrap();
+        let surroundings = Surroundings::new(&layout, &geometry, REGION, 2).unwrap();
         let client = surroundings.client();
         let (arena, residence, bulletin) = (
             Arc::clone(&surroundings.arena),
@@ -205,6 +210,8 @@ impl World {
         let records = Records::default();
         let (recorder, _) = recorder(records.clone(), surroundings.outbox.clone()).unwrap();
         let (clerk, _) = clerk(AtOnce, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).unwrap();
+        let ledger = Arc::clone(&surroundings.ledger);
+        let (errands, _) = signer(signer::Nothing, ledger, clerk.clone(), surroundings.outbox.clone()).unwrap();
         let (send, sent) = channel();
         let (answer, answers) = channel();
         let guest = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
@@ -228,10 +235,12 @@ impl World {
             record,
             [Some(TRAITS), None],
             None,
+            Suspects::none(),
             CopyMode::Compare,
             clock::now(),
         );
-        let shard = std::thread::spawn(move || Shard::new(mirror, port, surroundings, recorder, clerk, 64).run());
+        let shard =
+            std::thread::spawn(move || Shard::new(mirror, port, surroundings, recorder, clerk, errands, 64).run());
         World {
             client,
             bulletin,
@@ -290,7 +299,8 @@ impl World {
 
     fn attach(&self) {
         let attached = self.client.call(|desk| {
-            desk.mirror.attach(desk.now, LegId::B, TRAITS, CopyMode::Blind)?;
+            desk.mirror
+                .attach(desk.now, LegId::B, TRAITS, CopyMode::Blind, Comes::Another)?;
             assert!(desk.set_leg(LegId::B, disk()).is_none());
             Ok::<_, twinblk::core::Refusal>(())
         });
@@ -447,7 +457,7 @@ fn a_digest_equals_the_hash_of_the_content_whatever_the_size() {
         let table = Arc::new(DigestTable::new(world.geometry));
         let filled = Arc::clone(&table);
         let begun = world.client.call(move |desk| {
-            desk.mirror.digest(desk.now, LegId::A, Span::from_secs(1))?;
+            desk.mirror.digest(desk.now, LegId::A, Span::from_secs(1), false)?;
             desk.set_digest(Some(filled));
             Ok::<_, twinblk::core::Refusal>(())
         });
@@ -468,11 +478,15 @@ fn a_verify_reads_both_legs_and_finds_them_equal() {
     world.attach();
     world.fill(3);
     world.wait_in_sync();
-    world.client.call(|desk| desk.mirror.verify(desk.now)).unwrap().unwrap();
+    world
+        .client
+        .call(|desk| desk.mirror.verify(desk.now, Repair::No))
+        .unwrap()
+        .unwrap();
     let ended = world.bulletin.wait(None, |board| board.verified);
     let size = world.geometry.size;
     assert!(
-        matches!(ended, Some((_, Event::Verified { bytes_compared, complete: true })) if bytes_compared == size),
+        matches!(ended, Some((_, Event::Verified { bytes_compared, complete: true, .. })) if bytes_compared == size),
         "{ended:?}"
     );
     assert_eq!(world.bulletin.board().differences.count, 0);

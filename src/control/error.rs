@@ -98,11 +98,6 @@ impl Error {
     pub fn timed_out(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::TimedOut, message)
     }
-
-    /// Something that this version cannot do yet.
-    pub fn not_available(what: &str) -> Error {
-        Error::failed(format!("{what} is not available in this version"))
-    }
 }
 
 impl fmt::Display for Error {
@@ -123,6 +118,9 @@ impl From<crate::core::Refusal> for Error {
             Refusal::NoSuchLeg => error(ErrorKind::WrongState),
             Refusal::IsPrimary => error(ErrorKind::Refused),
             Refusal::NotInSync => error(ErrorKind::WrongState).hint("wait until it is (twinblk wait)"),
+            Refusal::Suspect => error(ErrorKind::Refused).hint(
+                "see where with twinblk status, and decide with twinblk verify --repair or --repair-from; or --force",
+            ),
             Refusal::Busy => error(ErrorKind::WrongState).hint("see what it is with twinblk status, and try again"),
             Refusal::Stopping => error(ErrorKind::WrongState),
             Refusal::Unanswered(_) => error(ErrorKind::WrongState)

@@ -49,9 +49,10 @@ pub enum Request {
         /// Which leg.
         leg: LegName,
     },
-    /// `{"command":"verify"}`: reads and compares both legs. Sends [`Progress::Walk`] and every
-    /// [`Progress::Difference`]; answered by [`Reply::Verified`].
-    Verify {},
+    /// `{"command":"verify"}`, `{"command":"verify","repair":true,"repair_from":LEG}`: reads and compares both legs, and mends
+    /// what is proven wrong, or what is left from the leg named. Sends [`Progress::Walk`] and every [`Progress::Difference`];
+    /// answered by [`Reply::Verified`].
+    Verify(Verify),
     /// `{"command":"digest","leg":LEG,"read_back":false,"max_pause_ms":10}`, all but the command optional; answered by
     /// [`Reply::Digested`]. Sends [`Progress::Walk`].
     Digest(Digest),
@@ -99,8 +100,20 @@ pub enum Content {
     Overwrite,
     /// `"returning"`: by its identity it is a leg of this device.
     Returning,
-    /// `"seeded"`: an older copy of the device; not available in this version.
+    /// `"seeded"`: an older copy of the device, to be compared.
     Seeded,
+}
+
+/// What to do about what differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verify {
+    /// Mend what is proven wrong, on either leg.
+    #[serde(default)]
+    pub repair: bool,
+    /// Mend that, and where nothing is proven take what this leg holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_from: Option<LegName>,
 }
 
 /// What to hash, and how.
@@ -270,7 +283,7 @@ pub struct Difference {
 /// `{"equal":true,"bytes_compared":0,"differences":[],"difference_count":0,"repaired_bytes":0}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// Whether everything was compared and nothing differs.
+    /// Whether everything was compared, and the legs are equal now: nothing differed, or all of it is mended.
     pub equal: bool,
     /// Bytes compared.
     pub bytes_compared: u64,
@@ -348,7 +361,7 @@ impl Request {
             Request::Wait { .. } => "wait",
             Request::Switch { .. } => "switch",
             Request::Detach { .. } => "detach",
-            Request::Verify {} => "verify",
+            Request::Verify(_) => "verify",
             Request::Digest(_) => "digest",
             Request::Resync(_) => "resync",
             Request::Set(_) => "set",
@@ -407,7 +420,7 @@ mod tests {
             parses(r#"{"command":"detach","leg":"/dev/x"}"#),
             detach(LegName::Path("/dev/x".into()))
         );
-        assert_eq!(parses(r#"{"command":"verify"}"#), Request::Verify {});
+        assert_eq!(parses(r#"{"command":"verify"}"#), Request::Verify(Verify::default()));
         assert_eq!(parses(r#"{"command":"digest"}"#), Request::Digest(Digest::default()));
         parses(r#"{"command":"digest","leg":"a","read_back":true,"max_pause_ms":0}"#);
         assert_eq!(
@@ -447,7 +460,7 @@ mod tests {
         for json in [
             r#"{"command":"nonsense"}"#,
             r#"{"command":"status","x":1}"#,
-            r#"{"command":"verify","repair":true}"#,
+            r#"{"command":"verify","x":1}"#,
             r#"{"command":"detach","leg":"b","retire":true}"#,
             r#"{"command":"digest","x":1}"#,
             r#"{"command":"attach","identity":"","content":"blank"}"#,

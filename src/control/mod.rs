@@ -37,7 +37,7 @@ pub mod status;
 pub use error::{Error, ErrorKind};
 pub use message::{
     Answer, Attach, Content, Difference, Digest, Digested, HandedOver, Known, LegName, Progress, Reply, Request,
-    Switched, Verified,
+    Switched, Verified, Verify,
 };
 pub use settings::{CatchUp, Setting, Settings};
 pub use status::Status;

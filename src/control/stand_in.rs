@@ -76,6 +76,7 @@ pub fn lacks(superblock: &Superblock, leg: LegId, stale: Stale) -> String {
                            flushed ones"
                 .into()
         }
+        Stale::Suspect => "differs from the primary in places of which nobody knows which is right".into(),
         Stale::Generation(generation) => {
             let since = superblock.since[leg.index()];
             let since = since.map_or_else(String::new, |since| format!(" (at {})", rfc3339(since)));

@@ -94,6 +94,15 @@ impl Bits {
             .for_each(|(word, other)| *word &= !other);
     }
 
+    /// Take every number that is not in `other`, which has the same bound, out of the set.
+    pub fn intersect(&mut self, other: &Bits) {
+        assert_eq!(self.len, other.len, "sets of the same numbers");
+        self.words
+            .iter_mut()
+            .zip(&other.words)
+            .for_each(|(word, other)| *word &= other);
+    }
+
     /// Put the numbers from `first` to before `end` into the set.
     ///
     /// # Panics

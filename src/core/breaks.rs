@@ -89,11 +89,37 @@ pub enum Break {
     DoubtUnrecorded,
     /// An error of the host's is taken for one of the disk.
     HostTakenForDisk,
+    /// An extent that was written since it was read is signed.
+    SpoiledSigned,
+    /// What the secondary holds is trusted although it was written.
+    SecondaryTrusted,
+    /// What a leg shows after a failed flush is signed, and trusted.
+    DoubtedSigned,
+    /// What is stale in the tables is not forgotten before the record says clean.
+    StaleKept,
+    /// What the tables say to be equal is not copied, although it was written since they were asked.
+    MatchedOutdated,
+    /// What the table says is taken for the digest, although it was written since it was asked.
+    RecalledOutdated,
+    /// A verify ends before what it found suspect is recorded.
+    SuspectUnrecorded,
+    /// What is suspect is copied over by a resync.
+    SuspectCopied,
+    /// A leg is judged by what was read, or noted, before a write.
+    JudgedOutdated,
+    /// A leg is proven wrong by what was read back from the other alone.
+    AccusedByOther,
+    /// Something is mended before it is known, durably, to be suspect.
+    MendedUnsuspected,
+    /// What was mended is suspect no more before it is flushed.
+    MendedUnflushed,
+    /// What a guest's write decides is suspect no more before it is flushed.
+    DecidedUnflushed,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 41] = [
+    pub const ALL: [Break; 54] = [
         Break::AckBeforeSecondary,
         Break::FlushedAtCompletion,
         Break::EpochOrder,
@@ -135,6 +161,19 @@ impl Break {
         Break::DoubtedCompared,
         Break::DoubtUnrecorded,
         Break::HostTakenForDisk,
+        Break::SpoiledSigned,
+        Break::SecondaryTrusted,
+        Break::DoubtedSigned,
+        Break::StaleKept,
+        Break::MatchedOutdated,
+        Break::RecalledOutdated,
+        Break::SuspectUnrecorded,
+        Break::SuspectCopied,
+        Break::JudgedOutdated,
+        Break::AccusedByOther,
+        Break::MendedUnsuspected,
+        Break::MendedUnflushed,
+        Break::DecidedUnflushed,
     ];
 }
 

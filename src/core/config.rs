@@ -27,6 +27,8 @@ pub struct Config {
     pub catch_up: bool,
     /// Most bytes a secondary may lag; 0: the pool decides.
     pub lag_bytes: u64,
+    /// How long an extent is not written before it is hashed.
+    pub quiet: Span,
     /// How many generations one record makes available: by how much [`Record::opened`](super::record::Record::opened)
     /// raised the ceiling, and by how much it is raised when half of them are used. At least four times the depth.
     pub generations: u64,
@@ -58,6 +60,28 @@ pub enum CopyMode {
     Dirty,
 }
 
+/// What is known of a disk that is to be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comes {
+    /// It is the leg's, and holds what it held when it was let go: its signature table says what that is.
+    Known,
+    /// It is the leg's, and may hold something else.
+    Doubtful,
+    /// It is another: what was suspect was so of the one before.
+    Another,
+}
+
+/// What a verify is to do about what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Tell it.
+    No,
+    /// Mend what is proven wrong, on either leg.
+    Proven,
+    /// Mend that, and where nothing is proven, what the other leg holds, from this one.
+    From(LegId),
+}
+
 /// Why a verb was refused; nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -73,6 +97,9 @@ pub enum Refusal {
     /// The secondary is not in sync.
     #[error("the secondary is not in sync")]
     NotInSync,
+    /// The legs differ somewhere, and nobody has decided which is right.
+    #[error("the legs differ in places that are suspect")]
+    Suspect,
     /// Another walk, switch or stop is under way.
     #[error("another operation is under way")]
     Busy,

@@ -86,10 +86,14 @@ impl DirtyMap {
         } else {
             range.end() / grain_bytes
         };
-        for grain in first..end {
-            let (word, bit) = place(grain);
-            self.count -= u64::from(self.words[word] & bit != 0);
-            self.words[word] &= !bit;
+        let mut at = first;
+        while at < end {
+            let bits = (64 - at % 64).min(end - at);
+            let mask = (u64::MAX >> (64 - bits)) << (at % 64);
+            let word = &mut self.words[(at / 64) as usize];
+            self.count -= u64::from((*word & mask).count_ones());
+            *word &= !mask;
+            at += bits;
         }
     }
 

@@ -5,6 +5,9 @@ use super::layout::Buf;
 use super::leg::LegId;
 use super::record::Record;
 use super::request::{Errno, Tag};
+use super::signature::{Signature, Source};
+use super::signatures::NoteId;
+use super::suspects::Suspect;
 use super::time::{Span, Time};
 
 /// The core's name for an operation on a leg; below 2^48, and not used again before its completion was handled.
@@ -77,6 +80,45 @@ impl BlockMask {
     }
 }
 
+/// An entry of the signature tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Comes back with the answer.
+    pub id: NoteId,
+    /// Of which extent.
+    pub extent: u64,
+    /// What it is known by.
+    pub signature: Signature,
+    /// The newest generation that it covers.
+    pub generation: u64,
+    /// By [`LegId::index`]: where the signature comes from; `None`: it is not noted in the table of this leg.
+    pub sources: [Option<Source>; 2],
+}
+
+/// The number of a [`Consult`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConsultId(pub u32);
+
+/// The legs differ in an extent: what do the tables say of it?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consult {
+    /// Comes back with the answer.
+    pub id: ConsultId,
+    /// Which extent.
+    pub extent: u64,
+    /// By [`LegId::index`]: of what was read there.
+    pub read: [Signature; 2],
+}
+
+/// What the entry of a table says of what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Where the entry comes from.
+    pub source: Source,
+    /// By [`LegId::index`]: what was read there is what the entry says.
+    pub equals: [bool; 2],
+}
+
 /// Something to carry out. Effects are to be begun in the order in which they are polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -107,9 +149,28 @@ pub enum Effect {
     /// Make the marks of active regions durable, as [`super::Mirror::marks`] has them now; answer with `handle_marked`. At
     /// most one is under way.
     Mark,
-    /// Make the dirty map durable, as [`super::Mirror::unsynced`] has it now; answer with `handle_saved`. At most one is
-    /// under way.
+    /// Forget what is stale in the signature tables, as [`super::Mirror::forgetting`] has it now, durably, and everything that
+    /// was noted there before as well; then make the dirty map durable, as [`super::Mirror::unsynced`] has it now; answer with
+    /// `handle_saved`. At most one is under way.
     Save,
+    /// Note in the signature tables what extent this is the signature of; answer with `handle_noted`, whatever becomes of it: a
+    /// table in which nothing can be noted must say nothing. Notes, [`Effect::Forget`], [`Effect::Save`], [`Effect::Recall`] and
+    /// [`Effect::Match`] take effect in the order in which they are polled.
+    Note(Note),
+    /// Empty the signature table of this leg: it has another disk, or one that may have changed. Answer with `handle_emptied`,
+    /// whatever becomes of it: if that cannot be done, no later [`Effect::Save`] may succeed.
+    Forget(LegId),
+    /// Look up the signatures of a digest, in the table of this leg: of the extents that [`super::Mirror::recallable`] has now.
+    /// Answer with `handle_recalled`.
+    Recall(LegId),
+    /// Look up what the tables say of an extent that differs; answer with `handle_consulted`.
+    Consult(Consult),
+    /// Make durable which places are suspect, as [`super::Mirror::suspects`] has them now; answer with `handle_suspected`. At most
+    /// one is under way.
+    Suspects,
+    /// Look up which extents have the same signature in both tables, of those that [`super::Mirror::matchable`] has now; answer
+    /// with `handle_matched`.
+    Match,
     /// Compare `len` bytes at the two places; answer with `handle_compared`.
     Compare {
         /// Which walk slot.
@@ -129,6 +190,8 @@ pub enum Effect {
         range: Range,
         /// The bytes.
         buf: Buf,
+        /// Whether the digest that is under way is to have it too.
+        digest: bool,
     },
     /// Back bytes `start..start+len` of the arena with (locked) memory, or give that memory back. Takes effect before
     /// any later effect; a failure to lock is logged and not fatal.
@@ -144,6 +207,17 @@ pub enum Effect {
     Release(LegId),
     /// Tell whoever asked or watches.
     Notify(Event),
+}
+
+/// Where the hashes of a digest come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// All from the signature table.
+    Recorded,
+    /// All from the disk.
+    ReadBack,
+    /// From both.
+    Mixed,
 }
 
 /// What an administrator may be waiting for.
@@ -210,13 +284,24 @@ pub enum Event {
         in_sync: bool,
     },
     /// A verify found bytes that differ.
-    Difference(Range),
+    Difference(Suspect),
+    /// Bytes were found to differ where nobody had asked.
+    Strayed(Suspect),
+    /// What differed is mended on this leg, durably.
+    Mended {
+        /// The leg.
+        leg: LegId,
+        /// Where.
+        range: Range,
+    },
     /// A verify has walked the whole device.
     Verified {
         /// Bytes compared; less than the device's size if something could not be read or the walk was broken off.
         bytes_compared: u64,
-        /// Whether everything was compared.
+        /// Whether everything was compared, and what was to be mended is.
         complete: bool,
+        /// Bytes mended.
+        repaired: u64,
     },
     /// Every extent's hash belongs to the device's content at this generation.
     Digested {
@@ -226,6 +311,8 @@ pub enum Event {
         leg: LegId,
         /// Whether that was reached.
         complete: bool,
+        /// Where the hashes come from.
+        known: Known,
     },
     /// The protocol is now as asked, durably; or it could not be recorded and is as before.
     ProtocolSet {

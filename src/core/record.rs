@@ -63,6 +63,8 @@ pub struct Record {
     pub generation_ceiling: u64,
     /// Whether the marks of active regions and the dirty map say where the legs may differ; else it may be anywhere.
     pub tracked: bool,
+    /// Whether the legs differ in places of which nobody has decided which leg is right.
+    pub suspect: bool,
     /// Whether the device was stopped cleanly: everything drained, flushed and nobody serving it.
     pub clean: bool,
 }
@@ -87,6 +89,8 @@ pub enum Stale {
     Barrier,
     /// It has everything up to this generation.
     Generation(u64),
+    /// It differs in places of which nobody knows which leg is right.
+    Suspect,
 }
 
 /// Why a leg must not be served in the primary's place.
@@ -124,6 +128,7 @@ impl Record {
             protocol,
             generation_ceiling: 0,
             tracked: false,
+            suspect: false,
             clean: true,
         }
     }
@@ -145,6 +150,7 @@ impl Record {
             return StandIn::Unfit(Unfit::Doubted);
         }
         match (leg.health, self.protocol) {
+            (Health::InSync, _) if self.suspect => StandIn::Stale(Stale::Suspect),
             (Health::InSync, _) if self.clean => StandIn::Complete,
             (Health::InSync, Protocol::Sync) => StandIn::Complete,
             (Health::InSync, Protocol::Flush) => StandIn::Stale(Stale::Flushed),
@@ -170,6 +176,8 @@ impl Record {
         next.primary = self.primary.other();
         next.tracked = false;
         next.clean = false;
+        // Whatever is served now is what is right.
+        next.suspect = false;
         for (leg, health) in [(next.primary, Health::InSync), (self.primary, Health::Absent)] {
             next.legs[leg.index()] = Some(LegRecord {
                 health,
@@ -222,6 +230,7 @@ mod tests {
             protocol,
             clean,
             tracked: true,
+            suspect: false,
             number: 7,
             era: 5,
             generation_ceiling: 3 * Record::GENERATIONS,

@@ -82,6 +82,13 @@ impl Regions {
         self.of(range).all(|region| self.active.contains(region))
     }
 
+    /// Whether a region that `range` touches is active, or is being marked.
+    pub fn is_any_in_use(&self, range: Range) -> bool {
+        self.of(range).any(|region| {
+            self.active.contains(region) || self.entering.contains(region) || self.regions[region as usize].users > 0
+        })
+    }
+
     /// Have the regions of `range` that are not active marked by the next write.
     pub fn want(&mut self, range: Range) {
         for region in self.of(range) {

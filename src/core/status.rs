@@ -38,6 +38,8 @@ pub enum WalkKind {
     Full,
     /// Copies what is dirty.
     Dirty,
+    /// Compares signatures, and then what they do not prove equal.
+    Signature,
     /// Compares what a crash left in doubt.
     Reconcile,
     /// Compares and reports.
@@ -92,6 +94,10 @@ pub struct Status {
     pub resync: WalkStatus,
     /// The running or last verify or digest.
     pub check: WalkStatus,
+    /// Bytes of extents whose signature is not known of a leg that is read, because they were written since.
+    pub unsigned_bytes: u64,
+    /// How often an extent was not hashed because it was being written.
+    pub hot_skipped: u64,
     /// Whether background work is paused.
     pub paused: bool,
     /// Bytes per second that background work keeps to; 0: no limit.

@@ -5,7 +5,7 @@
 //! bound, however fast events come: an event that nobody read in time is counted, and the board still has the newest
 //! of its kind. The shard never waits for a reader longer than it takes to look at the board.
 
-use crate::core::{Errno, Event, Health, LegId, Range};
+use crate::core::{Errno, Event, Health, LegId, Suspect};
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
@@ -61,25 +61,26 @@ pub struct Board {
 #[derive(Debug, Default)]
 pub struct Differences {
     /// The first [`DIFFERENCES`] of them.
-    pub ranges: Vec<Range>,
+    pub ranges: Vec<Suspect>,
     /// How many there are.
     pub count: u64,
-    /// Where the last one ends.
-    end: Option<u64>,
+    /// Where the last one ends, and who is wrong there.
+    end: Option<(u64, Option<LegId>)>,
 }
 
 impl Differences {
-    fn note(&mut self, range: Range) {
-        let goes_on = self.end.replace(range.end()) == Some(range.start);
+    fn note(&mut self, suspect: Suspect) {
+        let Suspect { range, wrong } = suspect;
+        let goes_on = self.end.replace((range.end(), wrong)) == Some((range.start, wrong));
         if !goes_on {
             self.count += 1;
             if self.ranges.len() < DIFFERENCES {
-                self.ranges.push(range);
+                self.ranges.push(suspect);
             }
         } else if self.count == self.ranges.len() as u64
             && let Some(last) = self.ranges.last_mut()
         {
-            last.len += range.len;
+            last.range.len += range.len;
         }
     }
 }
@@ -105,9 +106,14 @@ impl Board {
             Event::Stopped { clean } => self.stopped = Some(clean),
             Event::HandedOver { .. } | Event::HandOverGivenUp { .. } => self.hand_over = Some((number, event)),
             // Each can come as often as there are blocks: kept apart, so that they push nothing else out.
-            Event::Difference(range) => return self.differences.note(range),
+            Event::Difference(suspect) => return self.differences.note(suspect),
             Event::Health { leg, health } => self.health[leg.index()] = Some((number, health)),
-            Event::LegError { .. } | Event::Tracked(_) | Event::FailedOver { .. } | Event::Rewritten(_) => {}
+            Event::LegError { .. }
+            | Event::Tracked(_)
+            | Event::FailedOver { .. }
+            | Event::Rewritten(_)
+            | Event::Strayed(_)
+            | Event::Mended { .. } => {}
         }
         if self.recent.len() == RECENT {
             self.recent.pop_front();
@@ -198,6 +204,7 @@ impl Bulletin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Range;
     use crate::core::effect::Action;
 
     const SET: Event = Event::ProtocolSet { done: true };
@@ -240,16 +247,23 @@ mod tests {
         }
     }
 
+    fn place(start: u64, len: u64) -> Suspect {
+        Suspect {
+            range: Range::new(start, len),
+            wrong: None,
+        }
+    }
+
     #[test]
     fn neighbouring_differences_are_one_and_too_many_are_counted() {
         let bulletin = Bulletin::default();
         for i in 0..DIFFERENCES as u64 + 10 {
-            bulletin.tell(Event::Difference(Range::new(i * 8192, 512)));
-            bulletin.tell(Event::Difference(Range::new(i * 8192 + 512, 512)));
+            bulletin.tell(Event::Difference(place(i * 8192, 512)));
+            bulletin.tell(Event::Difference(place(i * 8192 + 512, 512)));
         }
         let board = bulletin.board();
         assert_eq!(board.differences.ranges.len(), DIFFERENCES);
-        assert_eq!(board.differences.ranges[7], Range::new(7 * 8192, 1024));
+        assert_eq!(board.differences.ranges[7], place(7 * 8192, 1024));
         assert_eq!(board.differences.count, DIFFERENCES as u64 + 10);
     }
 

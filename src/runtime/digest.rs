@@ -6,7 +6,7 @@
 //!
 //! Not handled: which extents are up to date. The core says when every one of them belongs to one generation.
 
-use crate::core::{Buf, Geometry, Range};
+use crate::core::{Buf, Geometry, Range, Signature};
 use crate::io::Arena;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use std::sync::Mutex;
@@ -76,15 +76,16 @@ impl DigestTable {
         }
     }
 
-    /// Hash the bytes of an extent, which lie in the arena, and keep the result. `scratch` is a place to copy them
-    /// to in pieces, and grows once.
-    ///
-    /// # Panics
-    /// If `range` is not one whole extent.
-    pub fn hash(&self, arena: &Arena, range: Range, buf: Buf, scratch: &mut Vec<u8>) {
+    /// Keep the hash of an extent.
+    pub fn put(&self, range: Range, signature: Signature) {
         let extent = range.start / u64::from(self.geometry.extent);
-        let value = hash_extent(&self.geometry, arena, range, buf, scratch);
-        self.lock()[extent as usize] = Some(value);
+        self.lock()[extent as usize] = Some(signature.0);
+    }
+
+    /// Keep the hashes that `from` tells to the function it is given.
+    pub fn fill(&self, from: impl FnOnce(&mut dyn FnMut(u64, Signature))) {
+        let mut values = self.lock();
+        from(&mut |extent, signature| values[extent as usize] = Some(signature.0));
     }
 
     /// The hash of the whole device; `None` while an extent has no hash.
@@ -106,7 +107,7 @@ impl DigestTable {
 ///
 /// # Panics
 /// If `range` is not one whole extent.
-pub fn hash_extent(geometry: &Geometry, arena: &Arena, range: Range, buf: Buf, scratch: &mut Vec<u8>) -> ChainingValue {
+pub fn hash_extent(geometry: &Geometry, arena: &Arena, range: Range, buf: Buf, scratch: &mut Vec<u8>) -> Signature {
     let extent = range.start / u64::from(geometry.extent);
     assert_eq!(range, geometry.extent_range(extent), "hashes are kept of whole extents");
     scratch.resize(PIECE, 0);
@@ -119,10 +120,10 @@ pub fn hash_extent(geometry: &Geometry, arena: &Arena, range: Range, buf: Buf, s
         hasher.update(piece);
         done += piece.len() as u64;
     }
-    match geometry.extents() {
+    Signature(match geometry.extents() {
         1 => *hasher.finalize().as_bytes(),
         _ => hasher.finalize_non_root(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -149,7 +150,10 @@ mod tests {
         for extent in (0..geometry.extents()).rev() {
             assert_eq!(table.root(), None, "an extent is missing");
             let range = geometry.extent_range(extent);
-            table.hash(&arena, range, Buf::at(range.start), &mut scratch);
+            table.put(
+                range,
+                hash_extent(&geometry, &arena, range, Buf::at(range.start), &mut scratch),
+            );
         }
         table.root()
     }
@@ -196,7 +200,10 @@ mod tests {
             arena.write(Buf(0), &bytes);
             for extent in 0..2 {
                 let range = geometry.extent_range(extent);
-                table.hash(&arena, range, Buf::at(range.start), &mut scratch);
+                table.put(
+                    range,
+                    hash_extent(&geometry, &arena, range, Buf::at(range.start), &mut scratch),
+                );
             }
             assert_eq!(table.root(), Some(blake3::hash(&bytes)));
         }

@@ -4,7 +4,7 @@
 //! eventfd: none is left lying. Senders wait while the queue is full. The shard never waits for a sender: what it hands
 //! to others goes through queues that have room for everything that can be under way.
 
-use crate::core::{BlockMask, Errno, WalkId};
+use crate::core::{Bits, BlockMask, ConsultId, Errno, Evidence, LegId, NoteId, Signature, WalkId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::sync::Arc;
@@ -33,11 +33,25 @@ pub enum Message<C> {
         /// What differs.
         differing: BlockMask,
     },
-    /// An extent's hash was taken and kept.
+    /// An extent's hash was taken.
     Hashed {
         /// For which walk slot.
         walk: WalkId,
+        /// The hash.
+        signature: Signature,
     },
+    /// A write of the suspect places has ended.
+    Suspected(Result<(), Errno>),
+    /// What the tables say of an extent that differs, by leg.
+    Consulted(ConsultId, [Option<Evidence>; 2]),
+    /// A signature is noted.
+    Noted(NoteId),
+    /// What was known of a leg is forgotten.
+    Emptied(LegId),
+    /// Of these extents the table had the hash that a digest looked for.
+    Recalled(Bits),
+    /// These extents have the same signature on both legs.
+    Matched(Bits),
     /// An administrator's.
     Command(C),
 }

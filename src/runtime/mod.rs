@@ -13,6 +13,8 @@ pub mod residence;
 pub mod retired;
 pub mod shard;
 pub mod signature_table;
+pub mod signature_tables;
+pub mod signer;
 mod slots;
 pub mod state_dir;
 pub mod surroundings;

@@ -17,6 +17,7 @@ use super::digest::DigestTable;
 use super::inbox::{Ended, Inbox, Message, Outbox};
 use super::port::{Arrival, Port};
 use super::residence::{Residence, Span};
+use super::signer::Errand;
 use super::surroundings::Surroundings;
 use super::tables::{Ledger, Table};
 use super::worker::{Amendments, Job, RecordJob, Subject};
@@ -148,6 +149,7 @@ pub struct Shard<P, S> {
     workers: SyncSender<Job>,
     recorder: SyncSender<RecordJob<S>>,
     clerk: SyncSender<Table>,
+    signer: SyncSender<Errand>,
     ledger: Arc<Ledger>,
     arrivals: Vec<Arrival>,
     digest: Option<Arc<DigestTable>>,
@@ -158,13 +160,14 @@ pub struct Shard<P, S> {
 
 impl<P: Port, S: 'static> Shard<P, S> {
     /// A shard that has not begun. Its requests come from `port` and its operations go there, at most `arrivals` arrivals
-    /// at once without their list growing; `recorder` writes its records, `clerk` its tables.
+    /// at once without their list growing; `recorder` writes its records, `clerk` its tables, `signer` keeps its signatures.
     pub fn new(
         mirror: Mirror,
         port: P,
         surroundings: Surroundings<S>,
         recorder: SyncSender<RecordJob<S>>,
         clerk: SyncSender<Table>,
+        signer: SyncSender<Errand>,
         arrivals: usize,
     ) -> Shard<P, S> {
         let Surroundings {
@@ -186,6 +189,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
             workers,
             recorder,
             clerk,
+            signer,
             ledger,
             arrivals: Vec::with_capacity(arrivals),
             digest: None,
@@ -239,7 +243,13 @@ impl<P: Port, S: 'static> Shard<P, S> {
                 Message::Marked(result) => mirror.handle_marked(now, result),
                 Message::Saved(result) => mirror.handle_saved(now, result),
                 Message::Compared { walk, differing } => mirror.handle_compared(now, walk, differing),
-                Message::Hashed { walk } => mirror.handle_hashed(now, walk),
+                Message::Hashed { walk, signature } => mirror.handle_hashed(now, walk, signature),
+                Message::Suspected(result) => mirror.handle_suspected(now, result),
+                Message::Consulted(consult, evidence) => mirror.handle_consulted(now, consult, evidence),
+                Message::Noted(note) => mirror.handle_noted(now, note),
+                Message::Emptied(leg) => mirror.handle_emptied(now, leg),
+                Message::Recalled(extents) => mirror.handle_recalled(now, &extents),
+                Message::Matched(extents) => mirror.handle_matched(now, &extents),
                 Message::Command(command) => command(&mut Desk {
                     mirror,
                     now,
@@ -284,19 +294,46 @@ impl<P: Port, S: 'static> Shard<P, S> {
             }
             Effect::Save => {
                 self.mirror.unsynced(&mut self.ledger.grains.lock().expect(WHOLE));
-                self.hand_over_table(Table::Grains);
+                for leg in LegId::ALL {
+                    let mut stale = self.ledger.stale[leg.index()].lock().expect(WHOLE);
+                    stale.assign(self.mirror.forgetting(leg).words());
+                }
+                self.run_errand(Errand::Save);
+            }
+            Effect::Note(note) => self.run_errand(Errand::Note(note)),
+            Effect::Consult(consult) => self.run_errand(Errand::Consult(consult)),
+            Effect::Suspects => {
+                self.ledger
+                    .suspects
+                    .lock()
+                    .expect(WHOLE)
+                    .clone_from(self.mirror.suspects());
+                self.hand_over_table(Table::Suspects);
+            }
+            Effect::Forget(leg) => self.run_errand(Errand::Empty(leg)),
+            Effect::Recall(leg) => {
+                let (extents, digest) = (self.mirror.recallable().clone(), self.digest.clone());
+                self.run_errand(Errand::Recall { leg, extents, digest });
+            }
+            Effect::Match => {
+                let extents = self.mirror.matchable().clone();
+                self.run_errand(Errand::Compare(extents));
             }
             Effect::Compare { walk, left, right, len } => self.hand_over(Job::Compare { walk, left, right, len }),
-            Effect::Hash { walk, range, buf } => match &self.digest {
-                Some(table) => self.hand_over(Job::Hash {
+            Effect::Hash {
+                walk,
+                range,
+                buf,
+                digest,
+            } => {
+                let digest = self.digest.clone().filter(|_| digest);
+                self.hand_over(Job::Hash {
                     walk,
                     range,
                     buf,
-                    table: Arc::clone(table),
-                }),
-                // A digest that nobody waits for any more: the core learns that the buffer is free.
-                None => self.mirror.handle_hashed(clock::now(), walk),
-            },
+                    digest,
+                });
+            }
             Effect::Populate {
                 start,
                 len,
@@ -337,6 +374,12 @@ impl<P: Port, S: 'static> Shard<P, S> {
         self.clerk
             .send(table)
             .expect("the clerk ends after its queue is dropped");
+    }
+
+    fn run_errand(&mut self, errand: Errand) {
+        self.signer
+            .send(errand)
+            .expect("the keeper of signatures ends after its queue is dropped");
     }
 
     fn hand_over(&mut self, job: Job) {

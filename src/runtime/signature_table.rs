@@ -9,15 +9,15 @@
 //!
 //! A table that is *lost* (see [`crate::io::mapping`]) knows nothing, keeps nothing and never syncs: so no mark is
 //! taken from a region any more, and what the file may still say is believed by nobody, until the table is made anew
-//! ([`super::tracking::Tracking::renew_signatures`]).
+//! ([`super::signature_tables::SignatureTables::renew`]).
 //!
 //! Not handled: which of two threads that write one entry at once comes first. A mixture of the two is no entry.
 
-use super::digest::Merger;
 use super::medium::{BLOCK, Medium};
 use super::region_file::errno;
+use super::signature_tables::windows;
 use super::state_dir::{StateError, error};
-use crate::core::{Bits, LegId};
+use crate::core::{Bits, LegId, Signature};
 use crate::io::Mapping;
 use crate::io::disk::claim::magic_path;
 use crate::table::checked::Unverified;
@@ -29,9 +29,6 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-
-/// Entries read at a time by who goes through all of them: 4 MiB.
-const WINDOW: u64 = 64 << 10;
 
 const _: () = assert!(BYTES == BLOCK, "the header is one block");
 
@@ -184,29 +181,26 @@ impl SignatureTable {
         self.mapping.as_ref().map_or(Ok(()), Mapping::unlock)
     }
 
-    /// The hash of the device, as `b3sum` would print it: all entries merged, of which `counts` says that they hold.
-    ///
-    /// # Errors
-    /// The extents whose entries are missing, or do not count.
-    pub fn digest(&self, mut counts: impl FnMut(u64, &Entry) -> bool) -> Result<blake3::Hash, Bits> {
-        let mut merger = Merger::default();
-        let mut unknown: Option<Bits> = None;
-        let extents = self.extents();
-        for start in (0..extents).step_by(WINDOW as usize) {
-            let window = start..extents.min(start + WINDOW);
+    /// Tell the signature of each of `extents`, and take those out of which nothing is known.
+    pub fn recall(&self, extents: &mut Bits, found: &mut dyn FnMut(u64, Signature)) {
+        for window in windows(self.extents()) {
             for extent in window.clone() {
-                match self.read(extent).filter(|entry| counts(extent, entry)) {
-                    Some(entry) if unknown.is_none() => merger.push(entry.value),
-                    Some(_) => {}
-                    None => unknown.get_or_insert_with(|| Bits::none(extents)).insert(extent),
+                if extents.contains(extent) {
+                    match self.read(extent) {
+                        Some(entry) => found(extent, Signature(entry.value)),
+                        None => extents.remove(extent),
+                    }
                 }
             }
-            if let Some(mapping) = &self.mapping {
-                // Who goes through a whole table does not need it again soon.
-                mapping.let_go(entry_at(window.start), (window.end - window.start) * ENTRY as u64);
-            }
+            self.let_go(window);
         }
-        unknown.map_or_else(|| Ok(merger.finish()), Err)
+    }
+
+    /// Give back the memory of these entries: who goes through a whole table does not need it again soon.
+    pub(super) fn let_go(&self, extents: Range<u64>) {
+        if let Some(mapping) = &self.mapping {
+            mapping.let_go(entry_at(extents.start), (extents.end - extents.start) * ENTRY as u64);
+        }
     }
 
     fn check(&self, extents: &Range<u64>) {

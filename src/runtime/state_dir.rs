@@ -10,6 +10,7 @@
 //!
 //! Does not handle two hosts that share the directory over a network.
 
+use super::signature_tables::{LostTable, SignatureTables};
 use super::slots::{self, Slots};
 use super::tracking::{self, Loaded, Tracking};
 use crate::core::Errno;
@@ -307,6 +308,19 @@ impl StateDir {
         // By descriptor: the path may mean nothing in the daemon's own root.
         let dir = open_dir(&claim::magic_path(self.root.as_fd()).join(&self.name))?;
         Tracking::open(dir, &self.path, Owner::from(superblock))
+    }
+
+    /// The signature tables of the device that `superblock` says, and why one says nothing. To be asked for once, as above.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn signatures(
+        &self,
+        superblock: &Superblock,
+    ) -> Result<(SignatureTables, [Result<(), LostTable>; 2]), StateError> {
+        assert_eq!(superblock.name, self.name, "the state of another device");
+        let dir = open_dir(&claim::magic_path(self.root.as_fd()).join(&self.name))?;
+        Ok(SignatureTables::open(dir, &self.path, Owner::from(superblock)))
     }
 
     /// Where the directory is.

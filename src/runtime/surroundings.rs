@@ -8,7 +8,7 @@ use super::residence::Residence;
 use super::shard::{Client, Command};
 use super::tables::Ledger;
 use super::worker::{Bench, Job, workers};
-use crate::core::Layout;
+use crate::core::{Geometry, Layout};
 use crate::io::Arena;
 use nix::sys::eventfd::EventFd;
 use std::io;
@@ -35,16 +35,18 @@ pub struct Surroundings<S> {
 }
 
 impl<S: 'static> Surroundings<S> {
-    /// Buffers that lie as `layout` says, tables as large as `ledger`, and so many threads that compare and hash.
+    /// Buffers that lie as `layout` says, tables for a device of this geometry with regions of `region` bytes, and so many threads that
+    /// compare and hash.
     ///
     /// # Errors
     /// No address space, descriptor or thread is to be had.
-    pub fn new(layout: &Layout, ledger: Ledger, threads: usize) -> io::Result<Surroundings<S>> {
+    pub fn new(layout: &Layout, geometry: &Geometry, region: u64, threads: usize) -> io::Result<Surroundings<S>> {
         let arena = Arc::new(Arena::reserve(layout.arena_bytes())?);
         let residence = Arc::new(Residence::new(Arc::clone(&arena)));
         let bulletin = Arc::new(Bulletin::default());
         let (outbox, inbox) = inbox()?;
         let bench = Bench {
+            geometry: *geometry,
             arena: Arc::clone(&arena),
             residence: Arc::clone(&residence),
             bulletin: Arc::clone(&bulletin),
@@ -55,7 +57,7 @@ impl<S: 'static> Surroundings<S> {
             residence,
             bulletin,
             outbox,
-            ledger: Arc::new(ledger),
+            ledger: Arc::new(Ledger::new(geometry, region)),
             inbox,
             workers,
         })

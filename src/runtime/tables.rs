@@ -4,7 +4,7 @@
 
 use super::inbox::{Message, Outbox};
 use super::worker::STACK;
-use crate::core::{Bits, Errno};
+use crate::core::{Bits, Errno, Geometry, Suspects};
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -18,14 +18,21 @@ pub struct Ledger {
     pub marks: Mutex<Bits>,
     /// Dirty grains.
     pub grains: Mutex<Bits>,
+    /// Suspect places.
+    pub suspects: Mutex<Suspects>,
+    /// By [`LegId::index`](crate::core::LegId::index): extents whose signatures are stale.
+    pub stale: [Mutex<Bits>; 2],
 }
 
 impl Ledger {
-    /// For a device of so many regions and grains.
-    pub fn new(regions: u64, grains: u64) -> Ledger {
+    /// For a device of this geometry, with regions of `region` bytes.
+    pub fn new(geometry: &Geometry, region: u64) -> Ledger {
+        let stale = || Mutex::new(Bits::none(geometry.extents()));
         Ledger {
-            marks: Mutex::new(Bits::none(regions)),
-            grains: Mutex::new(Bits::none(grains)),
+            marks: Mutex::new(Bits::none(geometry.size.div_ceil(region))),
+            grains: Mutex::new(Bits::none(geometry.grains())),
+            suspects: Mutex::new(Suspects::none()),
+            stale: [stale(), stale()],
         }
     }
 }
@@ -37,6 +44,8 @@ pub enum Table {
     Marks,
     /// The dirty map; answered with [`Message::Saved`].
     Grains,
+    /// The suspect places; answered with [`Message::Suspected`].
+    Suspects,
 }
 
 /// What they are written to.
@@ -52,6 +61,12 @@ pub trait Tables: Send + 'static {
     /// # Errors
     /// It is not known what the map says.
     fn save(&mut self, dirty: &Bits) -> Result<(), Errno>;
+
+    /// Make durable that exactly these places are suspect.
+    ///
+    /// # Errors
+    /// It is not known whether these or those of before are listed.
+    fn suspect(&mut self, suspects: &Suspects) -> Result<(), Errno>;
 }
 
 /// Start the thread; it ends when the queue to it is dropped, and gives back what it wrote to.
@@ -65,7 +80,7 @@ pub fn clerk<T: Tables, C: Send + 'static>(
 ) -> io::Result<(SyncSender<Table>, thread::JoinHandle<T>)> {
     const WHOLE: &str = "nobody panics while holding a table";
     // One of each is under way at most.
-    let (sender, wanted) = sync_channel(2);
+    let (sender, wanted) = sync_channel(3);
     let thread = thread::Builder::new()
         .name("tables".into())
         .stack_size(STACK)
@@ -74,6 +89,7 @@ pub fn clerk<T: Tables, C: Send + 'static>(
                 let done = match table {
                     Table::Marks => Message::Marked(tables.mark(&ledger.marks.lock().expect(WHOLE))),
                     Table::Grains => Message::Saved(tables.save(&ledger.grains.lock().expect(WHOLE))),
+                    Table::Suspects => Message::Suspected(tables.suspect(&ledger.suspects.lock().expect(WHOLE))),
                 };
                 if outbox.send(done).is_err() {
                     break;

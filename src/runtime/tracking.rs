@@ -21,22 +21,23 @@ use super::dirty_file::{self, DirtyFile};
 use super::region_file::{FILE_BYTES, RegionFile};
 use super::signature_table::SignatureTable;
 use super::state_dir::{StateError, error, new_file};
-use crate::core::{Bits, LegId};
+use crate::core::{Bits, LegId, Suspects};
 use crate::io::disk::claim::magic_path;
-use crate::table::{Lost, Owner};
+use crate::table::checked::Unverified;
+use crate::table::{Lost, Owner, suspects};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use super::dirty_file::DirtyLoaded;
 
 const REGIONS: &str = "regions";
 const DIRTY: &str = "dirty";
+const SUSPECTS: &str = "suspects";
 
 /// Zeroes written at a time.
 const PIECE: usize = 1 << 20;
@@ -48,20 +49,9 @@ pub struct Loaded {
     pub active: Result<Bits, Lost>,
     /// The dirty grains, or why they are not known: then any may be.
     pub dirty: Result<DirtyLoaded, Lost>,
-    /// Why a leg's table knows nothing, by [`LegId::index`]; `Ok` if it may know something.
-    pub signatures: [Result<(), LostTable>; 2],
 }
 
-/// A table that said nothing.
-#[derive(Debug)]
-pub struct LostTable {
-    /// Why.
-    pub why: Lost,
-    /// Whether there is a new one in its place. If not, the table is lost ([`SignatureTable::is_lost`]).
-    pub renewed: Result<(), StateError>,
-}
-
-/// The files, open. One at a time writes marks and bits; tables are shared.
+/// The files, open, but for the signature tables.
 #[derive(Debug)]
 pub struct Tracking {
     owner: Owner,
@@ -70,8 +60,6 @@ pub struct Tracking {
     path: PathBuf,
     regions: RegionFile<File>,
     dirty: DirtyFile<File>,
-    /// By [`LegId::index`].
-    signatures: [Arc<SignatureTable>; 2],
 }
 
 impl Tracking {
@@ -94,30 +82,16 @@ impl Tracking {
         let active = regions_len.and_then(|()| regions.load());
         let dirty_bits = dirty_len.and_then(|()| dirty.load());
 
-        let table = |leg: LegId| {
-            let why = match SignatureTable::open(&dir, owner, leg) {
-                Ok(table) => return (Arc::new(table), Ok(())),
-                Err(why) => why,
-            };
-            let (table, renewed) = match SignatureTable::create(&dir, path, owner, leg) {
-                Ok(table) => (table, Ok(())),
-                Err(error) => (SignatureTable::lost(owner, leg), Err(error)),
-            };
-            (Arc::new(table), Err(LostTable { why, renewed }))
-        };
-        let [(a, a_loaded), (b, b_loaded)] = LegId::ALL.map(table);
         let tracking = Tracking {
             owner,
             dir,
             path: path.to_path_buf(),
             regions,
             dirty,
-            signatures: [a, b],
         };
         let loaded = Loaded {
             active,
             dirty: dirty_bits,
-            signatures: [a_loaded, b_loaded],
         };
         Ok((tracking, loaded))
     }
@@ -156,6 +130,45 @@ impl Tracking {
         self.dirty.save(blocks).map_err(failed)
     }
 
+    /// Make durable that exactly these places are suspect.
+    ///
+    /// The list is whole before it gets its name, so that there is one at every moment, this or the one before.
+    ///
+    /// # Errors
+    /// There is none any more, if that could be done: then everything is suspect.
+    pub fn suspect(&mut self, suspects: &Suspects) -> Result<(), StateError> {
+        let path = magic_path(self.dir.as_fd()).join(SUSPECTS);
+        let new = path.with_extension("new");
+        let options = &mut File::options();
+        let made = options.write(true).create(true).truncate(true).mode(0o600).open(&new);
+        let written = made
+            .and_then(|file| {
+                file.write_all_at(&suspects::encode(&self.owner, suspects), 0)?;
+                file.sync_all()
+            })
+            .and_then(|()| fs::rename(&new, &path))
+            .and_then(|()| self.dir.sync_all());
+        if written.is_err() {
+            // Where there is no space there is enough for this.
+            let _ = fs::remove_file(&new);
+            let _ = fs::remove_file(&path).and_then(|()| self.dir.sync_all());
+        }
+        written.map_err(error("write suspect places to", &self.path.join(SUSPECTS)))
+    }
+
+    /// The suspect places; only of use while the record says that there are some.
+    ///
+    /// # Errors
+    /// Why they are not known: then everything is suspect.
+    pub fn suspects(&self) -> Result<Suspects, Lost> {
+        let path = magic_path(self.dir.as_fd()).join(SUSPECTS);
+        let bytes = fs::read(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Lost::Missing,
+            _ => Lost::Unreadable(super::region_file::errno(&error)),
+        })?;
+        suspects::decode(Unverified::new(&bytes), &self.owner)
+    }
+
     /// Make durable that exactly these regions are active and these grains dirty, whatever the files said, or if there
     /// were none. To be called before anything is written to a leg, where one of them said nothing.
     ///
@@ -184,23 +197,6 @@ impl Tracking {
             .map_err(error("write the first marks to", &regions_path))?;
         // The names may be new too.
         self.dir.sync_all().map_err(error("make durable", &self.path))
-    }
-
-    /// What is known of a leg's extents. Shared: for threads other than the one that serves the guest.
-    pub fn signatures(&self, leg: LegId) -> Arc<SignatureTable> {
-        Arc::clone(&self.signatures[leg.index()])
-    }
-
-    /// Forget everything that is known of a leg, durably, in a new file: for a table that is lost, or for another disk.
-    /// Whoever has the old table goes on writing into nothing, and its syncs fail.
-    ///
-    /// # Errors
-    /// The file system fails. The old file may still be in its place then, and what it says must not be believed:
-    /// regions in which it no longer holds stay active.
-    pub fn renew_signatures(&mut self, leg: LegId) -> Result<Arc<SignatureTable>, StateError> {
-        let table = Arc::new(SignatureTable::create(&self.dir, &self.path, self.owner, leg)?);
-        self.signatures[leg.index()] = Arc::clone(&table);
-        Ok(table)
     }
 }
 

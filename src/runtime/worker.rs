@@ -3,10 +3,10 @@
 //! Every queue to them has room for all that the core can have under way, so that the shard never waits for them.
 
 use super::bulletin::Bulletin;
-use super::digest::DigestTable;
+use super::digest::{DigestTable, hash_extent};
 use super::inbox::{Message, Outbox};
 use super::residence::Residence;
-use crate::core::{Buf, Errno, LegId, Range, Record, WalkId};
+use crate::core::{Buf, Errno, Geometry, LegId, Range, Record, WalkId};
 use crate::io::Arena;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,8 +38,8 @@ pub enum Job {
         range: Range,
         /// Where they are.
         buf: Buf,
-        /// Where the hash goes.
-        table: Arc<DigestTable>,
+        /// Where the hash goes beside the answer.
+        digest: Option<Arc<DigestTable>>,
     },
     /// Give back the memory that was noted as leaving.
     GiveBack,
@@ -55,6 +55,8 @@ pub enum Job {
 /// What workers work on.
 #[derive(Clone)]
 pub struct Bench {
+    /// Size and units of the device.
+    pub geometry: Geometry,
     /// The buffers.
     pub arena: Arc<Arena>,
     /// Their memory.
@@ -101,10 +103,13 @@ fn work<C>(jobs: &Mutex<Receiver<Job>>, bench: &Bench, outbox: &Outbox<C>) {
                 walk,
                 range,
                 buf,
-                table,
+                digest,
             } => {
-                table.hash(&bench.arena, range, buf, &mut scratch);
-                Message::Hashed { walk }
+                let signature = hash_extent(&bench.geometry, &bench.arena, range, buf, &mut scratch);
+                if let Some(digest) = digest {
+                    digest.put(range, signature);
+                }
+                Message::Hashed { walk, signature }
             }
             Job::GiveBack => {
                 bench.residence.give_back();

@@ -9,6 +9,7 @@ pub mod regions;
 pub mod retired;
 pub mod signatures;
 pub mod superblock;
+pub mod suspects;
 mod words;
 
 pub use lost::{Lost, Owner};

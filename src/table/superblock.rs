@@ -24,6 +24,7 @@
 //! | 153 | 1 | record: protocol, 1 sync, 2 flush, 3 async |
 //! | 154 | 1 | record: stopped cleanly |
 //! | 155 | 1 | record: the other tables say where the legs may differ |
+//! | 156 | 1 | record: the legs differ in places that are suspect, see [`mod@super::suspects`] |
 //! | 160 | 16 | record: leg `a` (below) |
 //! | 176 | 16 | record: leg `b` |
 //! | 192 | 8 | settings: stall budget, ms |
@@ -102,6 +103,7 @@ const PRIMARY: usize = CEILING + 8;
 const PROTOCOL: usize = PRIMARY + 1;
 const CLEAN: usize = PROTOCOL + 1;
 const TRACKED: usize = CLEAN + 1;
+const SUSPECT: usize = TRACKED + 1;
 const LEG_RECORDS: usize = PRIMARY + 8;
 const LEG_RECORD: usize = 16;
 const STALL_BUDGET: usize = LEG_RECORDS + 2 * LEG_RECORD;
@@ -446,6 +448,7 @@ fn put_record(draft: &mut Draft, record: &Record) {
     );
     draft.put(CLEAN, &[record.clean.into()]);
     draft.put(TRACKED, &[record.tracked.into()]);
+    draft.put(SUSPECT, &[record.suspect.into()]);
     for leg in LegId::ALL {
         let at = LEG_RECORDS + leg.index() * LEG_RECORD;
         if let Some(leg) = &record.legs[leg.index()] {
@@ -463,7 +466,7 @@ fn put_record(draft: &mut Draft, record: &Record) {
 }
 
 fn take_record(table: Verified<'_>) -> Result<Record, Flaw> {
-    table.zero(TRACKED + 1, LEG_RECORDS - TRACKED - 1)?;
+    table.zero(SUSPECT + 1, LEG_RECORDS - SUSPECT - 1)?;
     Ok(Record {
         number: table.u64(NUMBER),
         era: table.u64(ERA),
@@ -484,6 +487,7 @@ fn take_record(table: Verified<'_>) -> Result<Record, Flaw> {
         },
         generation_ceiling: table.u64(CEILING),
         tracked: table.bool(TRACKED)?,
+        suspect: table.bool(SUSPECT)?,
         clean: table.bool(CLEAN)?,
     })
 }
@@ -677,6 +681,7 @@ pub(crate) fn example() -> Superblock {
             protocol: Protocol::Async,
             generation_ceiling: 0x0102_0304_0506_0708,
             tracked: false,
+            suspect: false,
             clean: true,
         },
         settings: Settings {

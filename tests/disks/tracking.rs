@@ -5,9 +5,11 @@ use crate::state_dir::{name, superblock};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use twinblk::core::{Bits, Errno, Geometry, LegId, Source};
+use twinblk::core::{Bits, Errno, Geometry, LegId, Note, NoteId, Signature, Source};
+use twinblk::runtime::signature_tables::{LostTable, SignatureTables};
+use twinblk::runtime::signer::Signatures;
 use twinblk::runtime::state_dir::{StateDir, StateError};
-use twinblk::runtime::tracking::{DirtyLoaded, Loaded, Tracking};
+use twinblk::runtime::tracking::{DirtyLoaded, Tracking};
 use twinblk::table::checked::Flaw;
 use twinblk::table::dirty::{GRAINS, WORDS};
 use twinblk::table::signatures::Entry;
@@ -30,8 +32,27 @@ fn create(dir: &Dir) -> StateDir {
     StateDir::create(dir.path(), &device()).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// What all files said.
+#[derive(Debug)]
+struct Loaded {
+    active: Result<Bits, Lost>,
+    dirty: Result<DirtyLoaded, Lost>,
+    signatures: [Result<(), LostTable>; 2],
+}
+
 fn track(state: &StateDir) -> (Tracking, Loaded) {
-    state.tracking(&device()).unwrap_or_else(|error| panic!("{error}"))
+    let (tracking, loaded) = ok(state.tracking(&device()));
+    let (_, signatures) = ok(state.signatures(&device()));
+    let loaded = Loaded {
+        active: loaded.active,
+        dirty: loaded.dirty,
+        signatures,
+    };
+    (tracking, loaded)
+}
+
+fn tables(state: &StateDir) -> SignatureTables {
+    ok(state.signatures(&device())).0
 }
 
 /// Closes the state and opens it again.
@@ -124,18 +145,19 @@ fn marks_bits_and_signatures_are_there_after_the_state_is_opened_again() {
         generation: 77,
         source: Source::Both,
     };
-    let table = tracking.signatures(LegId::B);
-    table.write(5120, &entry);
-    table.sync(5000..5121).expect("a file");
-    drop(table);
+    let signatures = tables(&state);
+    signatures.table(LegId::B).write(5120, &entry);
+    signatures.table(LegId::B).sync(5000..5121).expect("a file");
+    drop(signatures);
 
     let (state, tracking, loaded) = again(state, tracking, &dir);
     assert_nothing_lost(&loaded);
     assert_eq!(loaded.active, Ok(active));
     assert_eq!(loaded.dirty, Ok(dirty(&bits)));
-    assert_eq!(tracking.signatures(LegId::B).read(5120), Some(entry));
-    assert_eq!(tracking.signatures(LegId::A).read(5120), None, "that of the other leg");
-    drop(tracking);
+    let signatures = tables(&state);
+    assert_eq!(signatures.table(LegId::B).read(5120), Some(entry));
+    assert_eq!(signatures.table(LegId::A).read(5120), None, "that of the other leg");
+    drop((tracking, signatures));
     state.remove().unwrap_or_else(|error| panic!("{error}"));
     assert!(!dir.join("vm1").exists());
 }
@@ -146,7 +168,7 @@ type Harm = (fn(&Dir), fn(&Loaded) -> bool);
 fn are_missing(loaded: &Loaded) -> bool {
     let tables_missing = |table: &Result<(), _>| match table {
         Err(lost) => {
-            let lost: &twinblk::runtime::tracking::LostTable = lost;
+            let lost: &LostTable = lost;
             lost.why == Lost::Missing && lost.renewed.is_ok()
         }
         Ok(()) => false,
@@ -308,13 +330,13 @@ fn a_table_that_is_truncated_or_removed_is_lost_and_can_be_made_anew() {
     for harm in harms {
         let dir = Dir::new();
         let state = create(&dir);
-        let (mut tracking, _) = track(&state);
+        let mut signatures = tables(&state);
         let entry = Entry {
             value: [1; 32],
             generation: 1,
             source: Source::One,
         };
-        let old = tracking.signatures(LegId::A);
+        let old = signatures.table(LegId::A);
         old.write(100, &entry);
         old.sync(0..5121).expect("a file");
         harm(&file(&dir, "signatures-a"));
@@ -323,17 +345,57 @@ fn a_table_that_is_truncated_or_removed_is_lost_and_can_be_made_anew() {
             .expect_err("there is nothing that it could be durable in");
         assert!(old.is_lost());
         assert_eq!((old.read(100), old.read(101)), (None, None));
-        let new = tracking
-            .renew_signatures(LegId::A)
-            .unwrap_or_else(|error| panic!("{error}"));
+        // It is made anew when something is to be forgotten: that has forgotten everything.
+        let mut stale = Bits::none(geometry().extents());
+        stale.insert(7);
+        assert_eq!(signatures.forget(LegId::A, &stale), Ok(()));
+        let new = signatures.table(LegId::A);
         assert!(!new.is_lost() && new.read(100).is_none());
         new.write(100, &entry);
         new.sync(100..101).expect("a file");
-        drop((old, new));
-        let (_state, tracking, loaded) = again(state, tracking, &dir);
+        drop(signatures);
+        let (tracking, _) = track(&state);
+        let (state, _tracking, loaded) = again(state, tracking, &dir);
         assert_nothing_lost(&loaded);
-        assert_eq!(tracking.signatures(LegId::A).read(100), Some(entry));
+        assert_eq!(tables(&state).table(LegId::A).read(100), Some(entry));
     }
+}
+
+#[test]
+fn a_table_that_could_not_be_emptied_lets_nothing_be_forgotten_until_it_is() {
+    let dir = Dir::new();
+    let state = create(&dir);
+    let mut signatures = tables(&state);
+    let note = |extent| Note {
+        id: NoteId(0),
+        extent,
+        signature: Signature([3; 32]),
+        generation: 1,
+        sources: [Some(Source::Payload), None],
+    };
+    signatures.note(&note(5));
+    let nothing = Bits::none(geometry().extents());
+    assert_eq!(
+        signatures.forget(LegId::A, &nothing),
+        Ok(()),
+        "what was noted is durable"
+    );
+    // A directory where the new file is to be made.
+    fs::create_dir(file(&dir, "signatures-a.new")).expect("a directory");
+    signatures.empty(LegId::A).expect_err("it cannot be made");
+    signatures.note(&note(6));
+    signatures
+        .forget(LegId::A, &nothing)
+        .expect_err("the old file says something");
+    assert_eq!(signatures.forget(LegId::B, &nothing), Ok(()));
+    fs::remove_dir(file(&dir, "signatures-a.new")).expect("it is there");
+    assert_eq!(signatures.forget(LegId::A, &nothing), Ok(()));
+    drop(signatures);
+    let table = tables(&state);
+    assert_eq!(
+        (table.table(LegId::A).read(5), table.table(LegId::A).read(6)),
+        (None, None)
+    );
 }
 
 #[test]
@@ -372,9 +434,10 @@ fn without_room_the_files_of_an_older_device_stay_lost_and_its_tables_know_nothi
     let (state, _) = StateDir::open(small.path(), &name("vm1")).unwrap_or_else(|error| panic!("{error}"));
     let (mut tracking, loaded) = track(&state);
     assert_eq!(loaded.active, Err(Lost::Missing));
+    let signatures = tables(&state);
     for (leg, lost) in LegId::ALL.into_iter().zip(&loaded.signatures) {
         assert!(lost.as_ref().is_err_and(|lost| lost.renewed.is_err()), "{lost:?}");
-        let table = tracking.signatures(leg);
+        let table = signatures.table(leg);
         assert!(table.is_lost() && table.read(0).is_none());
         table.forget(0..10);
         table.sync(0..10).expect_err("there is no file");
@@ -384,7 +447,7 @@ fn without_room_the_files_of_an_older_device_stay_lost_and_its_tables_know_nothi
         .begin_anew(&none_active(), &none_dirty())
         .expect_err("there is no room");
     assert!(matches!(refused, StateError::NoSpace { .. }), "{refused:?}");
-    drop((state, tracking));
+    drop((state, tracking, signatures));
     let (state, _) = StateDir::open(small.path(), &name("vm1")).unwrap_or_else(|error| panic!("{error}"));
     assert!(track(&state).1.active.is_err());
 }

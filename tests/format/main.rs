@@ -5,6 +5,7 @@ mod dirty;
 mod regions;
 mod retired;
 mod signatures;
+mod suspects;
 
 use std::fmt::Write;
 use twinblk::core::{Geometry, Health, LegId, LegRecord, Protocol, Record};
@@ -51,6 +52,7 @@ fn example() -> Superblock {
             protocol: Protocol::Flush,
             generation_ceiling: 0x4142_4344_4546_4748,
             tracked: false,
+            suspect: false,
             clean: true,
         },
         settings: Settings {

@@ -11,19 +11,11 @@ use crate::token::{SECTOR, Token};
 use crate::world::{Happening, World};
 use twinblk::core::time::Span;
 use twinblk::core::{
-    Action, CopyMode, Event, Health, LegId, LegOp, LegTraits, Protocol, Range, Record, Refusal, Status, Time,
+    Action, Comes, CopyMode, Event, Health, LegId, LegOp, LegTraits, Protocol, Record, Refusal, Status, Time,
 };
 
 /// How much later than a clock runs out it may be seen to.
 const CLOCKS_LATE: Span = Span::from_millis(100);
-
-/// A sector that changed by itself.
-#[derive(Clone, Copy, Debug)]
-struct Corruption {
-    sector: usize,
-    was: Token,
-    is: Token,
-}
 
 /// What an administrator waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +51,6 @@ pub struct AdminState {
     /// How long an operation of the secondary may take.
     pub leg_timeout: Span,
     awaited: Vec<(Awaited, Time)>,
-    corruptions: Vec<Corruption>,
     in_sync: bool,
     /// The secondary was in sync without interruption since the verify began.
     verify_undisturbed: bool,
@@ -84,25 +75,15 @@ impl AdminState {
             told: [None; 2],
             leg_timeout: plan.config.leg_timeout,
             awaited: Vec::new(),
-            corruptions: Vec::new(),
             in_sync: false,
             verify_undisturbed: false,
             resync_began: Time(0),
         }
     }
 
-    pub fn is_corrupt(&self, sector: usize) -> bool {
-        self.corruptions.iter().any(|corruption| corruption.sector == sector)
-    }
-
-    pub fn corrupted_overlaps(&self, range: Range) -> bool {
-        self.corruptions
-            .iter()
-            .any(|corruption| range.overlaps(Range::new(corruption.sector as u64 * SECTOR, SECTOR)))
-    }
-
-    pub fn corrupt_sectors(&self) -> impl Iterator<Item = usize> {
-        self.corruptions.iter().map(|corruption| corruption.sector)
+    /// A verify begins.
+    pub fn begin_verify(&mut self) {
+        self.verify_undisturbed = self.in_sync;
     }
 
     pub fn awaits(&self, what: Awaited) -> bool {
@@ -146,8 +127,13 @@ impl World {
             Admin::Absent => return Ok(()),
             Admin::Calm => [30, 0, 0, 0, 3, 3, 1, 1, 1, 0, 0],
             Admin::Switching => [30, 30, 3, 2, 1, 1, 0, 0, 0, 0, 0],
+            Admin::Seeding => [30, 4, 10, 0, 2, 12, 1, 0, 0, 0, 1],
             Admin::Restless => [20, 10, 10, 8, 6, 6, 6, 6, 5, 5, 3],
         };
+        let mut weights = weights;
+        if self.plan.rot_interval.is_some() {
+            weights[4] *= 4;
+        }
         match self.rng.weighted(&weights) {
             0 if !claimed => self.attach(secondary),
             0 => Ok(()),
@@ -156,8 +142,7 @@ impl World {
                     .rng
                     .pick(&[None, Some(0), Some(500_000), Some(50_000_000)])
                     .map(Span);
-                let result = self.mirror.switch(self.now, pause);
-                self.asked(Some(Awaited::Switch), "switch", result)
+                self.switch(pause)
             }
             2 => {
                 let result = self.mirror.detach(self.now, secondary);
@@ -173,6 +158,7 @@ impl World {
             5 => self.digest(),
             choice => {
                 self.adjust(choice);
+                self.adjust_quiet();
                 Ok(())
             }
         }
@@ -203,6 +189,14 @@ impl World {
         }
     }
 
+    /// Extents are to be hashed sooner or later than before.
+    fn adjust_quiet(&mut self) {
+        if self.signatures.rng.percent(20) {
+            let quiet = self.signatures.rng.pick(&[100_000, 2_000_000, 50_000_000]);
+            self.mirror.set_quiet(self.now, Span(quiet));
+        }
+    }
+
     pub fn attach(&mut self, leg: LegId) -> Check {
         let at = leg.index();
         if !self.admin.replaced[at] && self.rng.percent(25) {
@@ -228,39 +222,65 @@ impl World {
         let how = if self.admin.touched[at] {
             self.rng.pick(&[CopyMode::Blind, CopyMode::Compare])
         } else {
-            self.rng
-                .pick(&[CopyMode::Blind, CopyMode::Compare, CopyMode::Dirty, CopyMode::Dirty])
+            let how = self
+                .rng
+                .pick(&[CopyMode::Blind, CopyMode::Compare, CopyMode::Dirty, CopyMode::Dirty]);
+            let seeded = self.signatures.rng.percent(35);
+            if seeded { CopyMode::Compare } else { how }
         };
+        // Whether it is unchanged cannot always be proved, unless somebody says so.
+        let is_proven = how == CopyMode::Dirty || self.signatures.rng.percent(85);
+        let is_known = !self.admin.touched[at] && is_proven;
         let traits = LegTraits {
             punches: self.plan.punches[at],
         };
         self.admin.claimed[at] = true;
-        let result = self.mirror.attach(self.now, leg, traits, how);
+        let comes = if is_known { Comes::Known } else { Comes::Another };
+        let result = self.mirror.attach(self.now, leg, traits, how, comes);
         match result {
             Ok(()) => {
                 self.stats.attaches += 1;
                 self.admin.touched[at] = false;
+                if !is_known || how == CopyMode::Blind {
+                    self.rot.forget();
+                }
             }
             Err(_) => self.admin.claimed[at] = false,
         }
         self.asked(None, "attach", result)
     }
 
-    pub fn verify(&mut self) -> Check {
-        let result = self.mirror.verify(self.now);
-        if result.is_ok() {
-            self.walks.differences.clear();
-            self.admin.verify_undisturbed = self.admin.in_sync;
+    fn switch(&mut self, pause: Option<Span>) -> Check {
+        let suspect = !self.mirror.suspects().is_empty();
+        let force = suspect && self.rot.rng.percent(20);
+        let result = self.mirror.switch(self.now, pause, force);
+        if suspect && !force && result.is_ok() {
+            return Err(format!("a switch begins, and there are {:?}", self.mirror.suspects()));
         }
-        self.asked(Some(Awaited::Verify), "verify", result)
+        if suspect && result.is_ok() {
+            // From now on either leg may be found to be the primary.
+            self.decide_by_switch(self.mirror.status().primary.other());
+        }
+        self.stats.suspect_refusals += u64::from(result == Err(Refusal::Suspect));
+        self.asked(Some(Awaited::Switch), "switch", result)
+    }
+
+    pub fn verify(&mut self) -> Check {
+        let repair = self.rot.choose();
+        self.verify_with(repair)
     }
 
     pub fn digest(&mut self) -> Check {
         let leg = self.rng.pick(&LegId::ALL);
         let pause = Span(self.rng.pick(&[0, 1_000_000, 100_000_000]));
-        let result = self.mirror.digest(self.now, leg, pause);
+        let reads_back = self.signatures.rng.percent(30);
+        self.digest_of(leg, pause, reads_back)
+    }
+
+    pub fn digest_of(&mut self, leg: LegId, pause: Span, reads_back: bool) -> Check {
+        let result = self.mirror.digest(self.now, leg, pause, reads_back);
         if result.is_ok() {
-            self.walks.forget_hashes();
+            self.walks.begin_digest(reads_back);
         }
         self.asked(Some(Awaited::Digest), "digest", result)
     }
@@ -295,6 +315,10 @@ impl World {
             Event::FailedOver { from, .. } if !self.faults.has_failed(from) => {
                 Err(format!("the guest is moved off leg {from}, which has failed nothing"))
             }
+            Event::FailedOver { .. } if !self.mirror.suspects().is_empty() => Err(format!(
+                "the guest is moved, and there are {:?}",
+                self.mirror.suspects()
+            )),
             Event::FailedOver { from, .. } => {
                 self.stats.failovers += 1;
                 // Its reads may have shown what the guest was not told of, and it is not what it was.
@@ -315,7 +339,8 @@ impl World {
                 self.stats.detaches += 1;
                 self.admin.answered(Awaited::Detach)
             }
-            Event::Switched { from, .. } => {
+            Event::Switched { from, to, .. } => {
+                self.decide_by_switch(to);
                 self.stats.switches += 1;
                 self.disks[from.index()].expect_again();
                 self.admin.answered(Awaited::Switch)
@@ -324,26 +349,22 @@ impl World {
                 self.stats.switches_given_up += 1;
                 self.admin.answered(Awaited::Switch)
             }
-            Event::Difference(range) => {
-                self.walks.differences.push(range);
-                Ok(())
-            }
-            Event::Verified { complete, .. } => {
+            Event::Difference(suspect) => self.told_to_differ(suspect, true),
+            Event::Strayed(suspect) => self.told_to_differ(suspect, false),
+            Event::Mended { leg, range } => self.told_to_be_mended(leg, range),
+            Event::Verified { complete, repaired, .. } => {
                 self.admin.answered(Awaited::Verify)?;
-                if complete && self.admin.verify_undisturbed {
-                    self.check_verify()
-                } else {
-                    Ok(())
-                }
+                self.verified(complete, self.admin.verify_undisturbed, repaired)
             }
             Event::Digested {
                 generation,
                 leg,
                 complete,
+                known,
             } => {
                 self.admin.answered(Awaited::Digest)?;
                 if complete {
-                    return self.check_digest(generation, leg);
+                    return self.check_digest(generation, leg, known);
                 }
                 self.stats.digests_given_up += 1;
                 Ok(())
@@ -466,36 +487,9 @@ impl World {
     pub fn count_copied(&mut self, op: &LegOp) {
         let layout = &self.plan.config.layout;
         let copies = layout.tags_bytes()..layout.pool_start();
-        if matches!(op.action, Action::Write { .. }) && copies.contains(&op.buf.offset()) {
+        let copied = matches!(op.action, Action::Write { .. }) && copies.contains(&op.buf.offset());
+        if copied && !self.is_mending(op) {
             self.walks.copied += op.range.len;
-        }
-    }
-
-    /// Change sectors of one leg behind everybody's back.
-    pub fn corrupt(&mut self) {
-        let leg = self.rng.pick(&[0, 1]);
-        let sectors = self.disks[leg].live().len() as u64;
-        for _ in 0..self.rng.within(1, 4) {
-            let sector = self.rng.below(sectors) as usize;
-            let was = self.disks[leg].live()[sector];
-            if self.admin.is_corrupt(sector) {
-                continue;
-            }
-            let is = Token::junk(self.rng.below(1 << 30) + 1, sector as u64);
-            self.disks[leg].corrupt(sector, is);
-            self.trace(|| format!("sector {sector} of leg {} is corrupt", LegId::ALL[leg]));
-            self.admin.corruptions.push(Corruption { sector, was, is });
-        }
-    }
-
-    /// Undo what [`World::corrupt`] did, wherever it has got to.
-    pub fn mend(&mut self) {
-        for corruption in std::mem::take(&mut self.admin.corruptions) {
-            for disk in &mut self.disks {
-                if disk.live()[corruption.sector] == corruption.is {
-                    disk.corrupt(corruption.sector, corruption.was);
-                }
-            }
         }
     }
 }

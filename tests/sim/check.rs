@@ -7,6 +7,7 @@
 
 use crate::disk::Disk;
 use crate::oracle::{Barrier, Oracle, sectors};
+use crate::suspects::Places;
 use crate::token::{Token, WriteId};
 use twinblk::core::{Health, LegId, Protocol, Record};
 
@@ -30,7 +31,21 @@ fn barrier_legs(record: &Record) -> impl Iterator<Item = usize> {
 }
 
 fn at_least(oracle: &Oracle, sector: usize, token: Token, floor: WriteId) -> bool {
-    oracle.is_legal(sector, token) && oracle.shows(sector, token, floor)
+    oracle.is_legal(sector, token) && oracle.shows(sector, token, floor) || has_rotted_since(token, floor)
+}
+
+/// Whether the sector has changed by itself since write `id` was there to be seen: nothing older can be.
+fn has_rotted_since(token: Token, id: WriteId) -> bool {
+    token.is_rotten() && token.rotted_at() >= id
+}
+
+/// The sector shows what write `floor` put there, or something newer, or has rotted since.
+pub fn shows_at_least(oracle: &Oracle, sector: usize, token: Token, floor: WriteId) -> bool {
+    at_least(oracle, sector, token, floor)
+}
+
+fn is_spared(spared: &[bool], sector: usize) -> bool {
+    spared.get(sector).copied().unwrap_or(false)
 }
 
 /// A write is about to be acknowledged: whichever record a start finds, the authoritative leg shows it.
@@ -38,16 +53,19 @@ pub fn write_acknowledged<'a>(
     oracle: &Oracle,
     disks: &[Disk; 2],
     possible: impl Iterator<Item = &'a Record>,
+    places: &Places,
     id: WriteId,
 ) -> Check {
     let write = oracle.write(id).ok_or("a write of an earlier life is acknowledged")?;
     for record in possible {
         let both = record.protocol == Protocol::Sync;
+        let spared = places.surely(record);
         let secondary = in_sync_secondary(record).filter(|_| both);
         for leg in std::iter::once(record.primary.index()).chain(secondary) {
             for sector in sectors(write.range) {
                 let shown = disks[leg].live()[sector];
-                if !at_least(oracle, sector, shown, id) {
+                let spared = leg != record.primary.index() && is_spared(&spared, sector);
+                if !spared && !at_least(oracle, sector, shown, id) {
                     return Err(format!(
                         "write {id} {:?} is acknowledged, but leg {} shows {shown:?} at sector {sector} ({record:?})",
                         write.range,
@@ -60,7 +78,8 @@ pub fn write_acknowledged<'a>(
             for leg in barrier_legs(record) {
                 for sector in sectors(write.range) {
                     let durable = disks[leg].durable()[sector];
-                    if !disks[leg].is_forgiven(sector) && !at_least(oracle, sector, durable, id) {
+                    let spared = leg != record.primary.index() && is_spared(&spared, sector);
+                    if !spared && !disks[leg].is_forgiven(sector) && !at_least(oracle, sector, durable, id) {
                         return Err(format!(
                             "FUA write {id} is acknowledged, but {durable:?} is what leg {} would keep ({record:?})",
                             LegId::ALL[leg],
@@ -78,11 +97,18 @@ pub fn flush_acknowledged<'a>(
     oracle: &Oracle,
     disks: &[Disk; 2],
     possible: impl Iterator<Item = &'a Record>,
+    places: &Places,
     floor: &[WriteId],
 ) -> Check {
     for record in possible {
+        let spared = places.surely(record);
         for leg in barrier_legs(record) {
-            holds(oracle, &disks[leg], disks[leg].durable(), floor).map_err(|what| {
+            let spared = if leg == record.primary.index() {
+                &[]
+            } else {
+                &spared[..]
+            };
+            holds(oracle, &disks[leg], disks[leg].durable(), floor, spared).map_err(|what| {
                 format!(
                     "a flush is acknowledged, but of leg {} {what} ({record:?})",
                     LegId::ALL[leg]
@@ -93,10 +119,11 @@ pub fn flush_acknowledged<'a>(
     Ok(())
 }
 
-/// Every sector of `image` is at least as new as `floor`.
-fn holds(oracle: &Oracle, disk: &Disk, image: &[Token], floor: &[WriteId]) -> Check {
+/// Every sector of `image` that is not spared is at least as new as `floor`.
+fn holds(oracle: &Oracle, disk: &Disk, image: &[Token], floor: &[WriteId], spared: &[bool]) -> Check {
     for (sector, (token, floor)) in image.iter().zip(floor).enumerate() {
-        if !disk.is_forgiven(sector) && !at_least(oracle, sector, *token, *floor) {
+        let spared = is_spared(spared, sector) || disk.is_forgiven(sector);
+        if !spared && !at_least(oracle, sector, *token, *floor) {
             return Err(format!(
                 "sector {sector} holds {token:?}, at least write {floor} is due"
             ));
@@ -116,14 +143,23 @@ pub enum End {
 
 /// A life has ended, the disks show what is left, and a start finds `record`.
 ///
-/// `replaced` says of a leg that somebody else wrote to it since it was detached: nothing is expected of it.
-pub fn image_after(oracle: &Oracle, disks: &[Disk; 2], record: &Record, end: End, replaced: [bool; 2]) -> Check {
+/// `replaced` says of a leg that somebody else wrote to it since it was detached: nothing is expected of it. `spared` are the
+/// sectors that such a start takes for suspect: what the secondary may have missed of them is not expected.
+pub fn image_after(
+    oracle: &Oracle,
+    disks: &[Disk; 2],
+    record: &Record,
+    end: End,
+    replaced: [bool; 2],
+    spared: &[bool],
+) -> Check {
     let floor = match end {
         End::Cut => oracle.flushed(),
         End::Kill => oracle.floor(),
     };
     let primary = &disks[record.primary.index()];
-    holds(oracle, primary, primary.live(), floor).map_err(|what| format!("after a {end:?}, of the primary {what}"))?;
+    holds(oracle, primary, primary.live(), floor, &[])
+        .map_err(|what| format!("after a {end:?}, of the primary {what}"))?;
 
     let other = record.primary.other().index();
     let Some(leg) = record.legs[other].filter(|_| !replaced[other]) else {
@@ -139,7 +175,8 @@ pub fn image_after(oracle: &Oracle, disks: &[Disk; 2], record: &Record, end: End
     match leg.health {
         Health::InSync => {
             for (sector, token) in image.iter().enumerate() {
-                if !disks[other].is_forgiven(sector) && !oracle.is_legal(sector, *token) {
+                let spared = is_spared(spared, sector) || disks[other].is_forgiven(sector);
+                if !spared && !token.is_rotten() && !oracle.is_legal(sector, *token) {
                     return Err(secondary(format!("sector {sector} holds {token:?}")));
                 }
             }
@@ -147,7 +184,7 @@ pub fn image_after(oracle: &Oracle, disks: &[Disk; 2], record: &Record, end: End
                 Protocol::Sync | Protocol::Flush => oracle.flushed(),
                 Protocol::Async => &[],
             };
-            holds(oracle, &disks[other], image, flushed).map_err(secondary)?;
+            holds(oracle, &disks[other], image, flushed, spared).map_err(secondary)?;
             if record.protocol == Protocol::Sync && end == End::Kill {
                 // A flush that failed while the daemon died could not be recorded any more.
                 let floor: Vec<WriteId> = (0..image.len())
@@ -156,13 +193,13 @@ pub fn image_after(oracle: &Oracle, disks: &[Disk; 2], record: &Record, end: End
                         false => oracle.floor()[sector],
                     })
                     .collect();
-                holds(oracle, &disks[other], image, &floor).map_err(secondary)?;
+                holds(oracle, &disks[other], image, &floor, spared).map_err(secondary)?;
             }
-            epochs_hold(oracle, &disks[other], image).map_err(secondary)
+            epochs_hold(oracle, &disks[other], image, spared).map_err(secondary)
         }
         Health::Behind => {
-            generations_hold(oracle, &disks[other], image, leg.consistent_at).map_err(secondary)?;
-            epochs_hold(oracle, &disks[other], image).map_err(secondary)
+            generations_hold(oracle, &disks[other], image, leg.consistent_at, spared).map_err(secondary)?;
+            epochs_hold(oracle, &disks[other], image, spared).map_err(secondary)
         }
         Health::Syncing | Health::Failed | Health::Absent => Ok(()),
     }
@@ -170,7 +207,7 @@ pub fn image_after(oracle: &Oracle, disks: &[Disk; 2], record: &Record, end: End
 
 /// The image is what one disk may hold after a power cut: if it shows a write submitted after a barrier was
 /// acknowledged, it shows everything that barrier covered, or something newer.
-fn epochs_hold(oracle: &Oracle, disk: &Disk, image: &[Token]) -> Check {
+fn epochs_hold(oracle: &Oracle, disk: &Disk, image: &[Token], spared: &[bool]) -> Check {
     let newest = image
         .iter()
         .filter_map(|token| oracle.write(token.id()).map(|write| (write.submitted, token.id())))
@@ -179,7 +216,8 @@ fn epochs_hold(oracle: &Oracle, disk: &Disk, image: &[Token]) -> Check {
         return Ok(());
     };
     let shows = |sector: usize, id: WriteId| {
-        oracle.shows(sector, image[sector], id) || disk.is_forgiven(sector) || oracle.is_tainted(sector)
+        let excused = disk.is_forgiven(sector) || oracle.is_tainted(sector) || is_spared(spared, sector);
+        excused || oracle.shows(sector, image[sector], id) || has_rotted_since(image[sector], id)
     };
     // Of all flushes acknowledged before, the one submitted last covers what the others do.
     let flush = oracle
@@ -226,20 +264,21 @@ fn epochs_hold(oracle: &Oracle, disk: &Disk, image: &[Token]) -> Check {
 }
 
 /// Everything counted up to `generation` is there.
-pub fn generations_hold(oracle: &Oracle, disk: &Disk, image: &[Token], generation: u64) -> Check {
+pub fn generations_hold(oracle: &Oracle, disk: &Disk, image: &[Token], generation: u64, spared: &[bool]) -> Check {
     for (id, write) in oracle.writes() {
         if write.generation.is_some_and(|number| number <= generation) {
-            write_there(oracle, disk, image, id)?;
+            write_there(oracle, disk, image, id, spared)?;
         }
     }
     Ok(())
 }
 
 /// `image` shows write `id`, or something newer.
-pub fn write_there(oracle: &Oracle, disk: &Disk, image: &[Token], id: WriteId) -> Check {
+pub fn write_there(oracle: &Oracle, disk: &Disk, image: &[Token], id: WriteId, spared: &[bool]) -> Check {
     let write = oracle.write(id).ok_or("a write of an earlier life")?;
     for sector in sectors(write.range) {
-        if !oracle.shows(sector, image[sector], id) && !disk.is_forgiven(sector) && !oracle.is_tainted(sector) {
+        let excused = disk.is_forgiven(sector) || oracle.is_tainted(sector) || is_spared(spared, sector);
+        if !excused && !oracle.shows(sector, image[sector], id) && !has_rotted_since(image[sector], id) {
             return Err(format!(
                 "sector {sector} holds {:?}, but write {id} was counted as generation {:?}",
                 image[sector], write.generation
@@ -250,7 +289,8 @@ pub fn write_there(oracle: &Oracle, disk: &Disk, image: &[Token], id: WriteId) -
 }
 
 /// Nothing is in flight: the primary shows everything acknowledged, and a secondary in sync shows the same bytes.
-pub fn at_rest(oracle: &Oracle, disks: &[Disk; 2], record: &Record) -> Check {
+/// Neither is expected of what has rotted; nor the same bytes of what is suspect.
+pub fn at_rest(oracle: &Oracle, disks: &[Disk; 2], record: &Record, suspected: &[bool]) -> Check {
     let primary = record.primary.index();
     for (sector, (token, floor)) in disks[primary].live().iter().zip(oracle.floor()).enumerate() {
         if !at_least(oracle, sector, *token, *floor) {
@@ -263,7 +303,8 @@ pub fn at_rest(oracle: &Oracle, disks: &[Disk; 2], record: &Record) -> Check {
         return Ok(());
     };
     for (sector, (left, right)) in disks[primary].live().iter().zip(disks[secondary].live()).enumerate() {
-        if !left.same_bytes(*right) {
+        let odd = left.is_rotten() || right.is_rotten() || is_spared(suspected, sector);
+        if !left.same_bytes(*right) && !odd {
             return Err(format!(
                 "at rest and in sync, sector {sector} holds {left:?} and {right:?}"
             ));
@@ -273,8 +314,8 @@ pub fn at_rest(oracle: &Oracle, disks: &[Disk; 2], record: &Record) -> Check {
 }
 
 /// Of a lost primary, the secondary in sync that has everything that was on its way: it shows everything acknowledged.
-pub fn survivor_holds(oracle: &Oracle, disk: &Disk) -> Check {
-    holds(oracle, disk, disk.live(), oracle.floor())
+pub fn survivor_holds(oracle: &Oracle, disk: &Disk, suspected: &[bool]) -> Check {
+    holds(oracle, disk, disk.live(), oracle.floor(), suspected)
         .map_err(|what| format!("the primary is lost, and of the other leg {what}"))
 }
 
@@ -283,7 +324,7 @@ pub fn digested(oracle: &Oracle, sector: usize, content: Token, generation: u64)
     let Some((expected, zero)) = oracle.expected_at(generation, sector) else {
         return Ok(());
     };
-    if content.id() != expected && !(zero && content.is_zero()) {
+    if content.id() != expected && !(zero && content.is_zero()) && !content.is_rotten() {
         return Err(format!(
             "a digest of generation {generation} hashed {content:?} at sector {sector}, write {expected} was there then"
         ));

@@ -34,7 +34,15 @@ impl Counters {
         self.numbered.push((generation, id));
     }
 
-    pub fn look(&mut self, status: &Status, lowest_ceiling: u64, oracle: &Oracle, disks: &[Disk; 2]) -> Check {
+    /// Of sectors that are `suspected` nothing is expected of the secondary: nothing is copied there.
+    pub fn look(
+        &mut self,
+        status: &Status,
+        lowest_ceiling: u64,
+        oracle: &Oracle,
+        disks: &[Disk; 2],
+        suspected: &[bool],
+    ) -> Check {
         let counts = [
             status.source_generation,
             status.writes_mirrored,
@@ -85,11 +93,13 @@ impl Counters {
             .get(self.mirrored)
             .filter(|(number, _)| *number <= mirrored)
         {
-            write_there(oracle, disk, disk.live(), *id).map_err(|what| format!("M is {mirrored}, but {what}"))?;
+            write_there(oracle, disk, disk.live(), *id, suspected)
+                .map_err(|what| format!("M is {mirrored}, but {what}"))?;
             self.mirrored += 1;
         }
         while let Some((_, id)) = self.numbered.get(self.flushed).filter(|(number, _)| *number <= flushed) {
-            write_there(oracle, disk, disk.durable(), *id).map_err(|what| format!("F is {flushed}, but {what}"))?;
+            write_there(oracle, disk, disk.durable(), *id, suspected)
+                .map_err(|what| format!("F is {flushed}, but {what}"))?;
             self.flushed += 1;
         }
         Ok(())

@@ -6,7 +6,7 @@
 //! bring it back (what Linux does to dirty pages).
 
 use crate::rng::{Rng, mix};
-use crate::token::Token;
+use crate::token::{Token, WriteId};
 
 /// One sector in the cache.
 #[derive(Clone)]
@@ -40,8 +40,8 @@ pub struct Disk {
     lost: Vec<bool>,
     /// Nothing may be expected of it while it is the primary: the guest was told of the flush that lost it.
     forgiven: Vec<bool>,
-    /// It changed by itself.
-    corrupt: Vec<bool>,
+    /// Of a sector that has rotted: the newest write that it may have shown before.
+    before: Vec<WriteId>,
     /// What it shows went back to what was durable: only what was flushed may be expected.
     reverted: Vec<bool>,
     cache: Vec<Cached>,
@@ -61,7 +61,7 @@ impl Disk {
             durable_taken: vec![0; sectors],
             lost: vec![false; sectors],
             forgiven: vec![false; sectors],
-            corrupt: vec![false; sectors],
+            before: vec![0; sectors],
             reverted: vec![false; sectors],
             cache: Vec::new(),
             completed: Vec::new(),
@@ -78,9 +78,14 @@ impl Disk {
         &self.durable
     }
 
-    /// Whether nothing may be expected of the sector: a flush of it failed and the guest was told, or it is corrupt.
+    /// Whether nothing may be expected of the sector: a flush of it failed and the guest was told.
     pub fn is_forgiven(&self, sector: usize) -> bool {
-        self.forgiven[sector] || self.corrupt[sector]
+        self.forgiven[sector]
+    }
+
+    /// Whether the sector is shown and will not become durable: a flush of it failed.
+    pub fn is_lost(&self, sector: usize) -> bool {
+        self.lost[sector]
     }
 
     /// It was the primary. What the guest was told of it does not matter any more.
@@ -96,6 +101,10 @@ impl Disk {
     /// Take one sector of a write from memory.
     pub fn take(&mut self, write: u32, sector: usize, token: Token) {
         self.clock += 1;
+        if token.is_rotten() {
+            // A copy of what has rotted elsewhere, which came after whatever was there before.
+            self.before[sector] = token.rotted_at();
+        }
         self.live[sector] = token;
         self.lost[sector] = false;
         self.reverted[sector] = false;
@@ -157,7 +166,7 @@ impl Disk {
 
     fn persist(&mut self, mut which: impl FnMut(&Cached, &[u64]) -> bool) {
         let (durable, durable_taken, completed) = (&mut self.durable, &mut self.durable_taken, &self.completed);
-        let (forgiven, corrupt) = (&mut self.forgiven, &mut self.corrupt);
+        let forgiven = &mut self.forgiven;
         self.cache.retain(|cached| {
             if !which(cached, completed) {
                 return true;
@@ -167,7 +176,6 @@ impl Disk {
                 durable_taken[sector] = cached.taken;
                 durable[sector] = cached.token;
                 forgiven[sector] = false;
-                corrupt[sector] = false;
             }
             false
         });
@@ -238,7 +246,6 @@ impl Disk {
     pub fn begin_anew(&mut self) {
         for sector in 0..self.live.len() {
             self.forgiven[sector] &= self.live[sector] != self.durable[sector];
-            self.corrupt[sector] = false;
             self.reverted[sector] = false;
         }
     }
@@ -267,11 +274,21 @@ impl Disk {
         }
     }
 
-    /// A sector changes by itself, without anybody being told; or back, and may be relied upon again.
+    /// The newest write that the sector shows, or has shown before it rotted.
+    pub fn newest(&self, sector: usize) -> WriteId {
+        match self.live[sector] {
+            rotten if rotten.is_rotten() => self.before[sector],
+            token => token.id(),
+        }
+    }
+
+    /// A sector changes by itself, without anybody being told.
     pub fn corrupt(&mut self, sector: usize, token: Token) {
-        self.corrupt[sector] = token.is_junk();
+        self.before[sector] = self.newest(sector);
         self.live[sector] = token;
         self.durable[sector] = token;
+        self.lost[sector] = false;
+        self.reverted[sector] = false;
         self.cache.retain(|cached| cached.sector as usize != sector);
     }
 }

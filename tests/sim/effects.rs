@@ -15,7 +15,7 @@ use crate::rng::mix;
 use crate::token::{SECTOR, Token, WriteId};
 use crate::world::{Happening, World, op_id};
 use twinblk::core::config::RECORD_BUDGET;
-use twinblk::core::{Action, Bits, Buf, Effect, Errno, Health, LegOp, Operation, Record, Tag, Time};
+use twinblk::core::{Action, Buf, Effect, Errno, Health, LegOp, Operation, Record, Tag, Time};
 
 /// An operation on a leg, in flight.
 #[derive(Clone, Debug)]
@@ -76,17 +76,21 @@ impl World {
                     self.at(delay, Happening::Marked);
                     self.stats.marks += 1;
                 }
+                Effect::Note(_) | Effect::Forget(_) | Effect::Recall(_) | Effect::Match | Effect::Consult(_) => {
+                    self.send(effect)?;
+                }
+                Effect::Suspects => self.keep_suspects()?,
                 Effect::Save => {
-                    let mut grains = Bits::none(self.plan.config.geometry.grains());
-                    self.mirror.unsynced(&mut grains);
-                    self.trace(|| format!("saves {:?}", grains.iter().collect::<Vec<_>>()));
-                    self.tables.save(grains, &mut self.rng)?;
-                    let delay = self.around(self.plan.record_latency.0);
-                    self.at(delay, Happening::Saved);
+                    self.send(effect)?;
                     self.stats.saves += 1;
                 }
                 Effect::Compare { walk, left, right, len } => self.walk_compare(walk, left, right, len)?,
-                Effect::Hash { walk, range, buf } => self.walk_hash(walk, range, buf)?,
+                Effect::Hash {
+                    walk,
+                    range,
+                    buf,
+                    digest,
+                } => self.walk_hash(walk, range, buf, digest)?,
                 Effect::Populate { start, len, wanted } => self.populate(start, len, wanted)?,
                 Effect::Release(leg) => self.release(leg)?,
                 Effect::Notify(event) => self.notified(event)?,
@@ -111,7 +115,7 @@ impl World {
             Action::Zero { .. } => {
                 zeroes = self
                     .oracle
-                    .source_of_zeroes(leg, op.range, self.disks[leg].live())
+                    .source_of_zeroes(leg, op.range, &self.disks[leg])
                     .ok_or_else(|| format!("no request asks for these zeroes: {op:?}"))?;
                 self.disks[leg].begin_write().into()
             }
@@ -124,6 +128,8 @@ impl World {
         }
         self.at(delay, Happening::Completion { op: op.id.0, nonce });
         self.stats.leg_ops += 1;
+        self.note_walk(&op);
+        self.count_quiet(&op);
         self.flights.insert(
             op.id.0,
             Flight {
@@ -150,6 +156,7 @@ impl World {
             return Ok(());
         }
         self.check_marked(op)?;
+        self.check_mending(op)?;
         self.check_not_copied(op)?;
         let geometry = &self.plan.config.geometry;
         let block = u64::from(geometry.block);
@@ -178,23 +185,11 @@ impl World {
         Ok(())
     }
 
-    /// A leg in sync has everything, and what the primary has failed besides: nothing is copied to it.
-    fn check_not_copied(&self, op: &LegOp) -> Check {
-        let layout = &self.plan.config.layout;
-        let copies = layout.tags_bytes()..layout.pool_start();
-        let status = self.mirror.status();
-        let in_sync = status.legs[op.leg.index()].is_some_and(|leg| leg.health == Health::InSync);
-        let copied = matches!(op.action, Action::Write { .. }) && copies.contains(&op.buf.offset());
-        match copied && in_sync && op.leg != status.primary {
-            true => Err("a leg in sync is copied to".into()),
-            false => Ok(()),
-        }
-    }
-
-    /// What reaches the primary is a guest's: where a start would trust the marks, its regions are marked.
+    /// What reaches the primary is a guest's, or mends what is suspect: where a start would trust the marks, a guest's regions are
+    /// marked.
     fn check_marked(&mut self, op: &LegOp) -> Check {
         let trusted = self.store.possible().any(|record| record.tracked);
-        if !is_write(op.action) || op.leg != self.mirror.status().primary || !trusted {
+        if !is_write(op.action) || op.leg != self.mirror.status().primary || !trusted || self.is_mending(op) {
             return Ok(());
         }
         let region = self.plan.config.region;
@@ -254,11 +249,12 @@ impl World {
 
     fn put(&mut self, flight: &Flight, sector: usize, token: Token) -> Check {
         let leg = flight.op.leg.index();
-        if token.sector() != sector as u64 || token.is_junk() && !self.admin.is_corrupt(sector) {
+        if token.sector() != sector as u64 || token.is_junk() && !token.is_rotten() {
             return Err(format!("sector {sector} gets {token:?} from {:?}", flight.op));
         }
         let shown = self.disks[leg].live()[sector];
-        let older = shown.id() > self.oracle.base() && token.id() < shown.id() && !token.same_bytes(shown);
+        let older = shown.id() > self.oracle.base() && token.newness() < shown.id() && !token.same_bytes(shown);
+        self.replaced(&flight.op, sector, token, shown)?;
         if older && !self.oracle.is_tainted(sector) {
             return Err(format!(
                 "at sector {sector} the older {token:?} replaces {shown:?}: {:?}",
@@ -302,7 +298,7 @@ impl World {
         self.move_bytes(id, false)?;
         let flight = self.flights.remove(&id).expect("it is in flight");
         let possible_primary = self.store.possible().any(|record| record.primary == op.leg);
-        let sheltered = self.is_sheltered();
+        let sheltered = self.is_sheltered(&op);
         match (op.action, flight.result) {
             (Action::Read, _) => {}
             (Action::Write { fua }, Ok(())) => self.disks[leg].complete_write(handle as u32, fua),
@@ -333,7 +329,7 @@ impl World {
     }
 
     /// Whether the secondary could stand in for the primary at this moment.
-    fn is_sheltered(&self) -> bool {
+    fn is_sheltered(&self, op: &LegOp) -> bool {
         if self.mirror.is_failing_over() {
             return true;
         }
@@ -345,6 +341,7 @@ impl World {
         };
         let whole = status.counting && status.dirty_bytes == 0 && !status.resync.running;
         whole
+            && !self.is_suspect(op)
             && self.store.possible().all(in_sync)
             && !self.admin.awaits(Awaited::Detach)
             && !self.admin.awaits(Awaited::Stop)
@@ -384,14 +381,26 @@ impl World {
         match (result, request.operation) {
             (Ok(()), Operation::Read) => self.read_answered(&pending, buf)?,
             (Ok(()), Operation::Flush) => {
-                flush_acknowledged(&self.oracle, &self.disks, self.store.possible(), &pending.floor)?;
+                flush_acknowledged(
+                    &self.oracle,
+                    &self.disks,
+                    self.store.possible(),
+                    &self.places,
+                    &pending.floor,
+                )?;
                 self.oracle.acknowledge_flush(pending.submitted, &pending.floor);
                 self.faults.flush_succeeded(pending.submitted_at);
                 self.stats.flushes += 1;
             }
             (Ok(()), Operation::Discard) => self.oracle.acknowledge(pending.write),
             (Ok(()), Operation::Write { .. } | Operation::WriteZeroes { .. }) => {
-                write_acknowledged(&self.oracle, &self.disks, self.store.possible(), pending.write)?;
+                write_acknowledged(
+                    &self.oracle,
+                    &self.disks,
+                    self.store.possible(),
+                    &self.places,
+                    pending.write,
+                )?;
                 self.oracle.acknowledge(pending.write);
                 self.stats.writes += 1;
             }
@@ -400,7 +409,9 @@ impl World {
                 let secondary = status.primary.other();
                 // Given up as well; the record may not say so yet.
                 let given_up = status.legs[secondary.index()].is_some_and(|leg| leg.health != Health::InSync);
-                if given_up || self.admin.awaits(Awaited::Detach) {
+                // It does not serve a read where the legs differ; that may have been found since the primary failed it.
+                let suspect = request.operation == Operation::Read && self.mirror.suspects().touch(request.range);
+                if given_up || suspect || self.admin.awaits(Awaited::Detach) {
                     self.faults.note_demotion(secondary, self.now);
                 }
                 self.faults

@@ -62,6 +62,8 @@ pub struct FaultState {
     overdue: bool,
     /// By leg: the disk itself has failed something.
     failed: [bool; 2],
+    /// When there were suspect places last: nobody is moved then.
+    suspect_at: Option<Time>,
     /// By leg: when it was last seen to be in trouble.
     trouble: [Option<Time>; 2],
     /// How much went wrong in this life.
@@ -162,6 +164,11 @@ impl FaultState {
         self.trouble[leg.index()] = Some(now);
     }
 
+    /// There are suspect places.
+    pub fn note_suspects(&mut self, now: Time) {
+        self.suspect_at = Some(now);
+    }
+
     /// The guest was moved off this leg.
     pub fn failed_over(&mut self, from: LegId, now: Time) {
         self.trouble[from.index()] = Some(now);
@@ -217,7 +224,14 @@ impl FaultState {
         let troubled =
             self.trouble[other].is_some_and(|at| at >= error.at) || self.hung[other].is_some() || self.lost[other];
         let unrecorded = self.record_failed.is_some_and(|at| at >= error.at) || store.failing > 0 || store.hangs;
-        !error.sheltered || error.of_host || troubled || unrecorded || overdue
+        // A read is served by the other leg all the same, unless the primary then fails to take what was read.
+        let unwritten = |later: &Injected| {
+            let written = matches!(later.action, Action::Write { .. });
+            written && later.at >= error.at && later.range.overlaps(error.range)
+        };
+        let moved = error.action != Action::Read || self.injected.iter().any(unwritten);
+        let suspect = moved && self.suspect_at.is_some_and(|at| at >= error.at);
+        !error.sheltered || error.of_host || troubled || unrecorded || overdue || suspect
     }
 
     pub fn flush_loss(&self, could_be_primary: bool, error: Errno, rng: &mut Rng) -> FlushLoss {

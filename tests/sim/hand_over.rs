@@ -6,6 +6,7 @@
 
 use crate::admin::Awaited;
 use crate::check::{Check, End, image_after};
+use crate::disk::Disk;
 use crate::life;
 use crate::plan::{Faults, Lasting, Plan};
 use crate::stats::Stats;
@@ -64,11 +65,14 @@ impl World {
         self.admin.stopped_clean = clean;
         self.stats.hand_overs += u64::from(clean);
         self.stats.hand_overs_unclean += u64::from(!clean);
-        if !self.flights.is_empty() || self.tables.is_writing() || !self.walks.is_idle() {
+        if !self.flights.is_empty() || self.tables.is_writing() || self.places.is_writing() || !self.walks.is_idle() {
             return Err(format!("handed over with something under way: {:?}", self.flights));
         }
         if !clean {
             return Ok(());
+        }
+        if !self.signatures.is_idle() {
+            return Err("handed over as clean, and something is asked of the signature tables".into());
         }
         for record in self.store.possible() {
             if !record.clean {
@@ -80,7 +84,8 @@ impl World {
                 image.cut(&mut self.rng);
                 image
             });
-            image_after(&self.oracle, &images, record, End::Kill, self.admin.replaced)?;
+            let spared = self.places.surely(record);
+            image_after(&self.oracle, &images, record, End::Kill, self.admin.replaced, &spared)?;
             self.are_equal(record)?;
         }
         Ok(())
@@ -91,7 +96,11 @@ impl World {
         let other = record.primary.other().index();
         let follows = record.legs[other].is_some_and(|leg| leg.health == Health::InSync && leg.attached);
         let [primary, secondary] = [&self.disks[record.primary.index()], &self.disks[other]];
-        let forgiven = |sector: usize| primary.is_forgiven(sector) || secondary.is_forgiven(sector);
+        let spared = self.places.surely(record);
+        let rotten = |disk: &Disk, sector: usize| disk.live()[sector].is_rotten();
+        let odd =
+            |sector: usize| rotten(primary, sector) || rotten(secondary, sector) || spared.get(sector) == Some(&true);
+        let forgiven = |sector: usize| primary.is_forgiven(sector) || secondary.is_forgiven(sector) || odd(sector);
         let pairs = primary.live().iter().zip(secondary.live()).enumerate();
         let differing = pairs
             .filter(|(_, (left, right))| !left.same_bytes(**right))

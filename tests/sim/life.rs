@@ -11,7 +11,7 @@ use crate::disk::Disk;
 use crate::faults::FaultState;
 use crate::guest::Guest;
 use crate::oracle::Oracle;
-use crate::plan::{Lasting, Plan};
+use crate::plan::{Admin, Lasting, Plan};
 use crate::record::Store;
 use crate::rng::Rng;
 use crate::stats::Stats;
@@ -20,10 +20,15 @@ use crate::walk::Walks;
 use crate::what_if::is_taken_in;
 use crate::world::{Happening, World};
 use twinblk::core::time::Span;
-use twinblk::core::{CopyMode, Health, LegId, LegRecord, LegTraits, Mirror, Protocol, Record, Status};
+use twinblk::core::{
+    CopyMode, Health, LegId, LegRecord, LegTraits, Mirror, Protocol, Record, Repair, Status, Suspects,
+};
 
 /// Simulated time within which a healthy device comes to rest.
 const REST: Span = Span(600_000_000_000);
+
+/// What is suspect may have to be mended so often: lists that cannot be written keep it from that.
+const MOST_DECISIONS: u32 = 8;
 
 /// Run the world of `plan` to its end.
 pub fn run(plan: Plan, trace: bool) -> Check<Stats> {
@@ -116,6 +121,7 @@ pub fn first_life(plan: Plan, trace: bool) -> World {
             record,
             legs,
             None,
+            Suspects::none(),
             CopyMode::Compare,
             twinblk::core::Time(1_000_000),
         ),
@@ -141,6 +147,10 @@ impl World {
         self.at(0, Happening::Admin);
         if self.plan.renews {
             self.at(0, Happening::Renew);
+        }
+        if let Some(interval) = self.plan.rot_interval {
+            let delay = self.rot.rng.around(interval.0);
+            self.at(delay, Happening::Rot);
         }
         let delay = self.around(self.plan.fault_interval.0);
         self.at(delay, Happening::Fault);
@@ -168,6 +178,19 @@ impl World {
         }
         if self.faults.lasting().is_some() && self.rng.percent(80) {
             self.outlast()?;
+        } else if self.plan.admin == Admin::Seeding && self.signatures.rng.percent(40) {
+            self.stop_in_haste()?;
+        }
+        Ok(())
+    }
+
+    /// A stop in the middle of things, whatever is being copied.
+    fn stop_in_haste(&mut self) -> Check {
+        self.heal_everything()?;
+        self.stop()?;
+        self.settle_effects()?;
+        while self.admin.awaits(Awaited::Stop) {
+            self.must_step()?;
         }
         Ok(())
     }
@@ -214,11 +237,11 @@ impl World {
         if self.faults.is_lost(secondary) {
             // The guest was moved to the leg that is left.
             self.stats.survivors += 1;
-            return survivor_holds(&self.oracle, &self.disks[status.primary.index()]);
+            return survivor_holds(&self.oracle, &self.disks[status.primary.index()], &[]);
         }
         if follows(&status) && !self.flights.values().any(|flight| flight.op.leg == secondary) {
             self.stats.survivors += 1;
-            survivor_holds(&self.oracle, &self.disks[secondary.index()])?;
+            survivor_holds(&self.oracle, &self.disks[secondary.index()], &self.suspected_now())?;
         }
         Ok(())
     }
@@ -272,16 +295,28 @@ impl World {
         self.set_budgets(REST, REST);
         self.settle_effects()?;
         self.trace(|| "to rest".into());
-        let until = self.now + REST;
-        let mut attached = false;
+        let mut until = self.now + REST;
+        let (mut attached, mut decisions) = (false, 0);
+        let mut lingers = self.signatures.rng.percent(50);
         loop {
+            if self.is_rested() && std::mem::take(&mut lingers) {
+                self.linger()?;
+            }
             if self.is_rested() {
                 break;
             }
-            if self.now > until {
+            let undecided = decisions < MOST_DECISIONS && !self.mirror.suspects().is_empty();
+            let late = self.now > until;
+            if late && !undecided {
                 return Err(format!("it does not come to rest: {}", self.unrest()));
             }
-            if !self.step()? {
+            if late || !self.step()? {
+                // What is suspect keeps the guest on a primary that failed.
+                if undecided {
+                    (decisions, until) = (decisions + 1, self.now + REST);
+                    self.decide()?;
+                    continue;
+                }
                 // A leg that failed waits for the administrator.
                 if attached || !self.nudge()? {
                     return Err(format!("stuck, and not at rest: {}", self.unrest()));
@@ -293,10 +328,18 @@ impl World {
         self.set_budgets(self.plan.config.stall_budget, self.plan.config.leg_timeout);
         self.settle_effects()?;
         let status = self.mirror.status();
-        at_rest(&self.oracle, &self.disks, &status.record)?;
+        at_rest(&self.oracle, &self.disks, &status.record, &self.suspected_now())?;
+        self.check_known_at_rest(self.secondary_follows())?;
         if self.secondary_follows() {
             self.stats.rests_in_sync += 1;
         }
+        Ok(())
+    }
+
+    /// What was written is hashed, now that it is quiet.
+    fn linger(&mut self) -> Check {
+        let until = self.now + Span(200_000_000);
+        while self.now < until && self.step()? {}
         Ok(())
     }
 
@@ -366,18 +409,35 @@ impl World {
         self.faults.suspended = true;
         if self.secondary_follows() {
             if self.rng.percent(50) {
-                self.corrupt();
+                self.rot(4);
             }
             self.verify()?;
             self.settle_effects()?;
             self.busy_while(Awaited::Verify)?;
-            self.mend();
+            if self.rot.rng.percent(60) && self.secondary_follows() {
+                self.decide()?;
+                self.busy_while(Awaited::Verify)?;
+            }
         }
         self.digest()?;
         self.settle_effects()?;
         self.busy_while(Awaited::Digest)?;
+        if self.signatures.rng.percent(50) {
+            // Of what was not written since, nothing is read again.
+            let primary = self.mirror.status().primary;
+            self.digest_of(primary, Span(100_000_000), false)?;
+            self.settle_effects()?;
+            self.busy_while(Awaited::Digest)?;
+        }
         self.faults.suspended = false;
         self.rest()
+    }
+
+    /// Somebody decides what is right where the legs differ.
+    fn decide(&mut self) -> Check {
+        let right = self.rot.rng.pick(&LegId::ALL);
+        self.verify_with(Repair::From(right))?;
+        self.settle_effects()
     }
 
     /// Some load while something is awaited, then none, until it has come.
@@ -386,7 +446,8 @@ impl World {
         self.wake();
         let until = self.now + REST;
         while self.admin.awaits(what) {
-            if self.issued >= self.budget {
+            let status = self.mirror.status();
+            if self.issued >= self.budget && (status.paused || status.rate != 0) {
                 // Whatever the administrator did under the load: a pause would never end by itself.
                 self.mirror.pause_resync(self.now, false);
                 self.mirror.set_rate(self.now, 0);
@@ -430,10 +491,11 @@ impl World {
             }
         }
         let floor = self.oracle.floor().to_vec();
-        flush_acknowledged(&self.oracle, &self.disks, self.store.possible(), &floor)
+        flush_acknowledged(&self.oracle, &self.disks, self.store.possible(), &self.places, &floor)
             .map_err(|what| format!("after a clean stop: {what}"))?;
         let record = *self.store.possible().next().expect("there is always a record");
-        at_rest(&self.oracle, &self.disks, &record)?;
+        at_rest(&self.oracle, &self.disks, &record, &self.suspected_now())?;
+        self.check_found(&self.disks, &record)?;
         self.reopen_disks(&record);
         Ok(())
     }
@@ -471,7 +533,18 @@ impl World {
             self.reopen_disks(&record);
         }
         self.trace(|| format!("{how:?}: a start finds {record:?}"));
-        image_after(&self.oracle, &self.disks, &record, how, self.admin.replaced)
+        let spared = self.places.surely(&record);
+        image_after(&self.oracle, &self.disks, &record, how, self.admin.replaced, &spared)
+    }
+
+    /// Signature tables are believed beside a clean record, but for those of legs that somebody has written to.
+    fn believe(&mut self, found: &Record) -> Check {
+        self.signatures.find(found, self.outside(found));
+        let known = LegId::ALL
+            .iter()
+            .any(|leg| self.signatures.entries(*leg).next().is_some());
+        self.stats.starts_believing += u64::from(known);
+        self.check_found(&self.disks, found)
     }
 
     /// A new daemon takes over what is left.
@@ -482,11 +555,17 @@ impl World {
         there[secondary] = found.legs[secondary].is_some_and(|leg| leg.attached) && self.rng.percent(85);
         let taken_in = found.legs[secondary].is_some_and(is_taken_in);
         let changed = self.admin.replaced[secondary] && !taken_in;
-        let tracked = self.tables.find(&found, &mut self.rng).filter(|_| !changed);
+        // Of one leg there is nothing to track, whatever its record says.
+        let alone = found.legs[secondary].is_none();
+        let tracked = self.tables.find(&found, &mut self.rng).filter(|_| !changed && !alone);
+        self.believe(&found)?;
+        // What is suspect is of a disk that is not there any more.
+        let suspects = Some(self.places.find(&found)).filter(|_| !changed).unwrap_or_default();
         // Somebody wrote to it and was refused when he attached it: what is tracked says nothing of that.
         there[secondary] &= tracked.is_none() || !self.admin.touched[secondary];
         let record = Record {
             tracked: tracked.is_some(),
+            suspect: !suspects.is_empty(),
             ..opened(&found, there, &self.plan)
         };
         if tracked.is_some() {
@@ -503,7 +582,20 @@ impl World {
         let primary = &self.disks[record.primary.index()];
         self.oracle = Oracle::new(primary.live(), primary.durable(), self.oracle.newest());
         let legs = LegId::ALL.map(|leg| there[leg.index()].then(|| traits(&self.plan, leg)));
-        self.mirror = Mirror::new(self.plan.config, record, legs, tracked, CopyMode::Compare, self.now);
+        let in_sync = record.legs[secondary].is_some_and(|leg| leg.health == Health::InSync);
+        self.rot.behind = tracked
+            .as_ref()
+            .filter(|_| in_sync)
+            .map(|tracked| tracked.dirty.clone());
+        self.mirror = Mirror::new(
+            self.plan.config,
+            record,
+            legs,
+            tracked,
+            suspects,
+            CopyMode::Compare,
+            self.now,
+        );
         if self.mirror.status().source_generation < self.generation {
             return Err(format!(
                 "a start goes on at generation {}, {} was used before",
@@ -524,6 +616,10 @@ impl World {
         self.counters = Counters::default();
         self.walks = Walks::default();
         self.guest = Guest::new(&self.plan, &mut self.rng);
+        if changed {
+            self.rot.forget();
+        }
+        self.rot.begin_life(&self.suspected_now())?;
         self.settle_effects()
     }
 }

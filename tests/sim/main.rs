@@ -18,9 +18,13 @@
 //! - records that are slow, or end in an error while nobody knows whether they are durable;
 //! - what lasts: a secondary that answers nothing any more, a primary that answers everything with an error, records that
 //!   cannot be written or never end; and a late answer of what hung, when it is over;
+//! - signatures that are noted, forgotten and looked up late, next to writes of what they are about; signature tables that cannot be
+//!   synced, or not even be emptied;
 //! - generations that run out every few dozen writes, so that each start and each raise of the ceiling counts;
 //! - an administrator who attaches (blank, junk, a former leg), detaches, switches, stops, verifies, digests and changes
-//!   settings at any moment; somebody who writes to a detached leg; sectors that change by themselves.
+//!   settings at any moment; somebody who writes to a detached leg;
+//! - sectors that change by themselves on either leg at any moment, found and mended or not; a list of suspect places that is written
+//!   late, or cannot be, or is lost.
 //!
 //! **Not simulated**: faults that the design does not survive either (a lost primary's device served from the other leg by
 //! force, a daemon that dies while a leg hangs for ever, a guest's read that was sent to a leg just before it ceased to be
@@ -28,7 +32,8 @@
 //!
 //! What each checker verifies, and what it does not, stands at the head of its module: `check` (acknowledgements, cuts,
 //! rest, digests), `effects` (order and use of memory), `counters`, `walk` (verify), `faults` (errors told to the guest),
-//! `admin` (verbs), `record`, `renew`, `hand_over`, `world` (progress), `life` (starts and stops).
+//! `admin` (verbs), `signatures` and `trust` (what is known by signatures),
+//! `rot` and `suspects` (places where the legs differ), `record`, `renew`, `hand_over`, `world` (progress), `life` (starts and stops).
 //!
 //! `TWINBLK_SIM_SEED=n` runs one seed with a trace, `TWINBLK_SIM_SEEDS=a..b` a range.
 
@@ -50,11 +55,15 @@ mod plan;
 mod record;
 mod renew;
 mod rng;
+mod rot;
 mod run;
 mod seeds;
+mod signatures;
 mod stats;
+mod suspects;
 mod tables;
 mod token;
+mod trust;
 mod walk;
 mod what_if;
 mod world;

@@ -10,6 +10,7 @@
 //!
 //! A write that failed, and a discard, may be seen or not, but raise nothing.
 
+use crate::disk::Disk;
 use crate::token::{SECTOR, Token, WriteId};
 use twinblk::core::Range;
 
@@ -200,6 +201,14 @@ impl Oracle {
         });
     }
 
+    /// Somebody has decided that the sector holds what `id` wrote, or nothing that is known.
+    pub fn give_up(&mut self, sector: usize, id: WriteId) {
+        self.tainted[sector] = true;
+        for floor in [&mut self.floor, &mut self.seen, &mut self.flushed] {
+            floor[sector] = floor[sector].min(id);
+        }
+    }
+
     /// A read returned this.
     pub fn saw(&mut self, sector: usize, token: Token) {
         if token.id() > self.seen[sector] {
@@ -231,8 +240,8 @@ impl Oracle {
 
     /// Which request a zeroing on `leg` belongs to: the oldest that covers it, has not been sent to this leg, is newer
     /// than what the leg shows, and is either unanswered or went to the other leg.
-    pub fn source_of_zeroes(&mut self, leg: usize, range: Range, shown: &[Token]) -> Option<WriteId> {
-        let newest_shown = sectors(range).map(|sector| shown[sector].id()).max()?;
+    pub fn source_of_zeroes(&mut self, leg: usize, range: Range, disk: &Disk) -> Option<WriteId> {
+        let newest_shown = sectors(range).map(|sector| disk.newest(sector)).max()?;
         let base = self.base;
         let fits = |write: &Write, id: WriteId, exact: bool| {
             write.kind != Kind::Data
@@ -278,6 +287,9 @@ impl Oracle {
             }
         }
         let token = self.initial[0][sector];
+        if token.is_rotten() {
+            return None;
+        }
         Some((token.id(), token.is_zero()))
     }
 }

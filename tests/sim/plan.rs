@@ -49,6 +49,8 @@ pub enum Admin {
     Switching,
     /// Anything at any time.
     Restless,
+    /// Takes a leg off and attaches it again, and wants digests.
+    Seeding,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,10 @@ pub struct Plan {
     /// Mean latency of an operation, by leg, and of a record.
     pub latency: [Span; 2],
     pub record_latency: Span,
+    /// Mean time that a comparison or a hash takes.
+    pub judging_latency: Span,
+    /// Mean time that the thread takes that keeps the signature tables.
+    pub errand_latency: Span,
     /// How late timers come.
     pub timer_lateness: Span,
     /// Whether leg `i` can punch holes.
@@ -84,6 +90,8 @@ pub struct Plan {
     pub begins_mirrored: bool,
     /// Of a hundred writes of a table so many fail.
     pub table_failures: u64,
+    /// Mean time between two times at which sectors change by themselves, if they do; see `rot`.
+    pub rot_interval: Option<Span>,
     /// Whether records are written that say nothing new; see `renew`.
     pub renews: bool,
     /// Whether the device is handed over; see `hand_over`.
@@ -117,6 +125,64 @@ impl Plan {
             requests: 2 * plan.requests,
             lives: 6,
             drive_caches: true,
+            ..plan
+        }
+    }
+
+    /// A mirror of which much is known by signatures, and asked for: legs that come back, digests, and little else.
+    pub fn of_signatures(seed: u64) -> Plan {
+        let mut plan = Plan::new(seed);
+        let fast = plan.latency[0];
+        // So slow now and then that a leg can be let go and another come before it is done.
+        let slow = Span(3 * plan.record_latency.0);
+        let (judging_latency, errand_latency) = match seed % 5 {
+            0 => (plan.judging_latency, slow),
+            1 => (slow, plan.errand_latency),
+            _ => (plan.judging_latency, plan.errand_latency),
+        };
+        plan.config.quiet = Span(fast.0 * [3, 10][(seed % 2) as usize]);
+        let faults = [Faults::None, Faults::None, Faults::SecondaryErrors, Faults::Errors][(seed / 2 % 4) as usize];
+        if faults == Faults::None {
+            // Where nothing goes wrong nothing is given up, however slow it is.
+            plan.config.stall_budget = Span::from_secs(30);
+            plan.config.leg_timeout = Span::from_secs(60);
+        }
+        Plan {
+            faults,
+            lasting: Lasting::None,
+            admin: Admin::Seeding,
+            admin_interval: Span(fast.0 * [10, 30, 100][(seed % 3) as usize]),
+            judging_latency,
+            errand_latency,
+            begins_mirrored: true,
+            thinks: true,
+            requests: 2 * plan.requests,
+            lives: 4,
+            ..plan
+        }
+    }
+
+    /// Sectors that change by themselves, again and again, of legs that are verified as often.
+    pub fn of_rot(seed: u64) -> Plan {
+        let plan = Plan::new(seed);
+        let fast = plan.latency[0].0;
+        let faults = [Faults::None, Faults::Errors, Faults::None, Faults::Everything][(seed % 4) as usize];
+        let mut config = plan.config;
+        config.quiet = Span(fast * [2, 10, 40][(seed / 4 % 3) as usize]);
+        if faults == Faults::None {
+            // Where nothing goes wrong nothing is given up, however slow it is.
+            config.stall_budget = Span::from_secs(30);
+            config.leg_timeout = Span::from_secs(60);
+        }
+        Plan {
+            config,
+            faults,
+            lasting: Lasting::None,
+            admin: [Admin::Calm, Admin::Restless][(seed / 2 % 2) as usize],
+            begins_mirrored: true,
+            requests: 2 * plan.requests,
+            lives: 5,
+            rot_interval: Some(Span(fast * [30, 100, 300][(seed / 3 % 3) as usize])),
             ..plan
         }
     }
@@ -161,6 +227,9 @@ impl Plan {
         };
         let few_generations = 4 * u64::from(depth) + later.below(100);
         let generations = later.pick(&[Record::GENERATIONS, Record::GENERATIONS, few_generations]);
+        let quiet = later.pick(&[Some(2), Some(5), Some(20), None]);
+        let errands = later.pick(&[1, 4, 20]);
+        let rots = later.pick(&[Some(100), None, None, None, None, None, None, None]);
         // A buffer that a leg keeps for good is replaced out of the pool, which is never smaller than all tags' buffers (see
         // `Mirror::set_pool_bytes`). Elsewhere a smaller one makes it run short more often.
         let least = if lasting == Lasting::SecondaryHangs {
@@ -201,6 +270,7 @@ impl Plan {
                 },
                 catch_up: rng.percent(75),
                 lag_bytes: if rng.percent(70) { 0 } else { rng.within(1, 16) * 8192 },
+                quiet: quiet.map_or(Span::from_secs(100), |times| Span(fast * times)),
                 generations,
             },
             protocol: rng.pick(&[Protocol::Flush, Protocol::Flush, Protocol::Sync, Protocol::Async]),
@@ -211,6 +281,8 @@ impl Plan {
             fault_interval: Span(fast * rng.pick(&[30, 100, 400])),
             latency: [Span(fast), Span(fast * slower)],
             record_latency: Span(fast * rng.pick(&[1, 4, 20])),
+            judging_latency: Span(30_000),
+            errand_latency: Span(fast / 4 * errands),
             timer_lateness: Span(rng.pick(&[0, 0, 1_000, 2_000_000])),
             punches: [rng.percent(70), rng.percent(70)],
             requests: rng.within(60, 320),
@@ -221,6 +293,7 @@ impl Plan {
             endless: false,
             begins_mirrored: rng.percent(50),
             table_failures: if seed % 8 == 3 { 20 } else { 0 },
+            rot_interval: rots.map(|times| Span(fast * times)),
             renews: false,
             hands_over: false,
             drive_caches: false,

@@ -37,6 +37,16 @@ impl Rng {
         self.below(100) < percent
     }
 
+    /// A delay around `mean`, with a long tail.
+    pub fn around(&mut self, mean: u64) -> u64 {
+        let factor = match self.below(100) {
+            0 => 30,
+            1..5 => 6,
+            _ => 1,
+        };
+        mean / 4 + self.below(mean * 3 / 2 * factor + 1)
+    }
+
     /// One of `choices`.
     pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]

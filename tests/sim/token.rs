@@ -13,12 +13,14 @@ const SECTOR_BITS: u32 = 20;
 const ID_BITS: u32 = 40;
 const ZERO: u64 = 1 << 63;
 const JUNK: u64 = 1 << 62;
+const ROTTEN: u64 = 1 << 61;
+const SERIAL_BITS: u32 = 8;
 
 /// A write of the guest (or the content a device began with): higher was submitted later. 0 is no write.
 pub type WriteId = u64;
 
 /// The content of one sector.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(u64);
 
 impl Token {
@@ -41,6 +43,26 @@ impl Token {
         Token(Token::written(nonce, sector).0 | JUNK)
     }
 
+    /// What a sector holds that has changed by itself when `newest` was the newest write.
+    pub fn rotten(newest: WriteId, serial: u64, sector: u64) -> Token {
+        let serial = serial % (1 << SERIAL_BITS);
+        Token(Token::junk(newest << SERIAL_BITS | serial, sector).0 | ROTTEN)
+    }
+
+    pub fn is_rotten(self) -> bool {
+        self.0 & ROTTEN != 0 && self != Token::POISON
+    }
+
+    /// The newest write when it changed by itself.
+    pub fn rotted_at(self) -> WriteId {
+        self.0 >> SECTOR_BITS >> SERIAL_BITS & ((1 << (ID_BITS - SERIAL_BITS)) - 1)
+    }
+
+    /// No write above this can have been replaced by it.
+    pub fn newness(self) -> WriteId {
+        if self.is_rotten() { self.rotted_at() } else { self.id() }
+    }
+
     /// Which write it is of; 0 for junk and poison.
     pub fn id(self) -> WriteId {
         if self.is_junk() {
@@ -59,9 +81,14 @@ impl Token {
         self.0 & ZERO != 0 && !self.is_junk()
     }
 
-    /// Junk or poison.
+    /// Junk, rotten, or poison.
     pub fn is_junk(self) -> bool {
         self.0 & JUNK != 0
+    }
+
+    /// The bytes alone, whoever made them.
+    pub fn bytes(self) -> Token {
+        if self.is_zero() { Token(ZERO) } else { self }
     }
 
     /// Whether the bytes are the same: zeroes are zeroes, whoever made them.
@@ -75,7 +102,9 @@ impl fmt::Debug for Token {
         if *self == Token::POISON {
             return f.write_str("poison");
         }
-        let kind = if self.is_junk() {
+        let kind = if self.is_rotten() {
+            "rotten"
+        } else if self.is_junk() {
             "junk"
         } else if self.is_zero() {
             "zero"

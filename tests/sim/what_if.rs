@@ -28,16 +28,20 @@ impl World {
             }
             image
         });
+        self.check_promised()?;
         let end = if kill { End::Kill } else { End::Cut };
         for record in self.store.possible() {
-            image_after(&self.oracle, &images, record, end, self.admin.replaced)?;
+            let spared = self.places.surely(record);
+            image_after(&self.oracle, &images, record, end, self.admin.replaced, &spared)?;
             self.is_tracked(&images, record)
                 .map_err(|what| format!("after a {end:?}, {what} ({record:?})"))?;
+            self.check_found(&images, record)
+                .map_err(|what| format!("after a {end:?}, {what}"))?;
         }
         Ok(())
     }
 
-    /// Where the legs differ, a start that finds `record` would compare them.
+    /// Where the legs differ, and have not rotted, a start that finds `record` would compare them, or takes them for suspect.
     fn is_tracked(&self, images: &[Disk; 2], record: &Record) -> Check {
         let other = record.primary.other().index();
         let Some(leg) = record.legs[other].filter(|_| record.tracked && !self.admin.touched[other]) else {
@@ -46,11 +50,13 @@ impl World {
         if self.admin.replaced[other] && !is_taken_in(leg) {
             return Ok(());
         }
+        let spared = self.places.surely(record);
         let (region, grain) = (self.plan.config.region, u64::from(self.plan.config.geometry.grain));
         for (sector, (left, right)) in images[0].live().iter().zip(images[1].live()).enumerate() {
             let at = sector as u64 * SECTOR;
             let compared = self.tables.surely_compares(record, at / region, at / grain);
-            if !left.same_bytes(*right) && !compared && !self.admin.is_corrupt(sector) {
+            let odd = left.is_rotten() || right.is_rotten() || spared.get(sector).copied().unwrap_or(false);
+            if !left.same_bytes(*right) && !compared && !odd {
                 return Err(format!(
                     "sector {sector} holds {left:?} and {right:?}, and would not be compared"
                 ));

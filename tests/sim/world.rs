@@ -17,14 +17,17 @@ use crate::oracle::{Kind, Oracle, sectors};
 use crate::plan::{Lasting, Plan};
 use crate::record::Store;
 use crate::rng::Rng;
+use crate::rot::Rot;
+use crate::signatures::Signatures;
 use crate::stats::Stats;
+use crate::suspects::Places;
 use crate::tables::Tables;
 use crate::token::Token;
 use crate::walk::Walks;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use twinblk::core::time::Span;
-use twinblk::core::{Errno, LegId, Mirror, OpId, Operation, Request, Tag, Time};
+use twinblk::core::{BlockMask, Errno, LegId, Mirror, OpId, Operation, Range, Request, Tag, Time};
 
 /// What happens at a moment. The order of variants only makes simultaneous things happen in a fixed order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +44,10 @@ pub enum Happening {
     Recorded,
     Marked,
     Saved,
+    /// A write of the suspect places has ended.
+    Suspected,
+    /// The thread that keeps the signature tables has done something.
+    Errand,
     /// Half of a compare's or hash's bytes are looked at.
     WalkEarly {
         walk: u16,
@@ -53,6 +60,8 @@ pub enum Happening {
     },
     Admin,
     Renew,
+    /// Sectors change by themselves.
+    Rot,
     Fault,
     Heal {
         leg: u8,
@@ -69,6 +78,9 @@ pub struct World {
     pub disks: [Disk; 2],
     pub store: Store,
     pub tables: Tables,
+    pub signatures: Signatures,
+    pub places: Places,
+    pub rot: Rot,
     pub guest: Guest,
     pub oracle: Oracle,
     pub counters: Counters,
@@ -143,6 +155,7 @@ impl World {
             }
         }
         self.settle_effects()?;
+        self.check_trusted_perhaps()?;
         self.answers_in_time()?;
         self.look_ahead()?;
         Ok(true)
@@ -176,11 +189,20 @@ impl World {
                 self.mirror.handle_saved(self.now, result);
                 Ok(())
             }
+            Happening::Suspected => {
+                self.suspected();
+                Ok(())
+            }
+            Happening::Errand => self.errand_done(),
             Happening::WalkEarly { walk } => self.walk_look(walk, true),
             Happening::WalkDone { walk } => self.walk_done(walk),
             Happening::Client { tag } => self.client_asks(tag),
             Happening::Admin => self.administrate(),
             Happening::Renew => self.renew(),
+            Happening::Rot => {
+                self.rots();
+                Ok(())
+            }
             Happening::Fault => self.inject(),
             Happening::Heal { leg } if self.hangs_on(usize::from(leg)) => Ok(()),
             Happening::Heal { leg } => self.heal_leg(LegId::ALL[usize::from(leg)]),
@@ -201,12 +223,7 @@ impl World {
 
     /// A delay around `mean`, with a long tail.
     pub fn around(&mut self, mean: u64) -> u64 {
-        let factor = match self.rng.below(100) {
-            0 => 30,
-            1..5 => 6,
-            _ => 1,
-        };
-        mean / 4 + self.rng.below(mean * 3 / 2 * factor + 1)
+        self.rng.around(mean)
     }
 
     fn client_asks(&mut self, tag: u16) -> Check {
@@ -214,9 +231,12 @@ impl World {
         if self.issued >= self.budget || self.guest.pending[usize::from(tag)].is_some() {
             return Ok(());
         }
-        let request = self.guest.next(tag.into(), &mut self.rng);
-        // What was corrupted silently may be read by nobody but the verify that is to find it.
-        if self.admin.corrupted_overlaps(request.range) {
+        let mut request = self.guest.next(tag.into(), &mut self.rng);
+        // What has rotted is read by nobody; now and then written instead.
+        if request.operation == Operation::Read && self.is_rotten(request.range) && self.rot.rng.percent(5) {
+            request.operation = Operation::Write { fua: false };
+        }
+        if request.operation == Operation::Read && self.is_rotten(request.range) {
             self.at(10_000, Happening::Client { tag });
             return Ok(());
         }
@@ -238,6 +258,13 @@ impl World {
             write: 0,
             floor: Vec::new(),
         };
+        if !matches!(request.operation, Operation::Read | Operation::Flush) {
+            // Of a block that is written in part, the rest is the primary's, where the secondary misses the write.
+            let (block, size) = (BlockMask::BLOCK, self.plan.config.geometry.size);
+            let start = range.start / block * block;
+            let end = range.end().next_multiple_of(block).min(size);
+            self.rot.decided.extend(sectors(Range::new(start, end - start)));
+        }
         match request.operation {
             Operation::Read => {
                 pending.submitted = self.oracle.now();
@@ -272,7 +299,10 @@ impl World {
         self.generation = self.generation.max(status.source_generation);
         let ceiling = self.store.possible().map(|record| record.generation_ceiling).min();
         let ceiling = ceiling.expect("there is always a record");
-        self.counters.look(&status, ceiling, &self.oracle, &self.disks)?;
+        self.watch_suspects()?;
+        let suspected = self.suspected_now();
+        self.counters
+            .look(&status, ceiling, &self.oracle, &self.disks, &suspected)?;
         self.watch_health(&status)
     }
 
@@ -311,6 +341,8 @@ impl World {
             && self.flights.is_empty()
             && !self.store.is_writing()
             && !self.tables.is_writing()
+            && !self.places.is_writing()
+            && self.signatures.is_idle()
             && self.walks.is_idle()
     }
 
@@ -354,6 +386,9 @@ impl World {
                 plan.config.geometry.grains(),
                 plan.table_failures,
             ),
+            signatures: Signatures::new(&plan),
+            places: Places::new(&plan),
+            rot: Rot::new(plan.seed),
             arena: Arena::new(&plan.config.layout),
             admin: AdminState::new(&plan),
             faults: FaultState::default(),

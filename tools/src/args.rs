@@ -110,11 +110,11 @@ pub struct Attach {
     /// Give up what is on DISK
     #[arg(long)]
     pub overwrite: bool,
-    /// DISK holds an older copy: compare by hash (not available in this version)
+    /// DISK holds an older copy: compare by signature, or by content, and move only what differs
     #[arg(long, conflicts_with = "overwrite")]
     pub seeded: bool,
     /// A leg of this device comes back, and nobody else wrote to it
-    #[arg(long, conflicts_with_all = ["overwrite", "seeded"])]
+    #[arg(long, conflicts_with = "overwrite")]
     pub unchanged: bool,
 }
 
@@ -172,10 +172,10 @@ pub struct Detach {
 pub struct Verify {
     /// The device's name
     pub name: Name,
-    /// Mend what is proven wrong (not available in this version)
+    /// Mend what is proven wrong, on either leg
     #[arg(long)]
     pub repair: bool,
-    /// Mend the rest from this leg (not available in this version)
+    /// Mend that, and where nothing is proven take what this leg holds
     #[arg(long, value_name = "LEG", value_parser = ["a", "b"])]
     pub repair_from: Option<String>,
 }

@@ -96,9 +96,8 @@ impl Handler for Device {
             Request::Attach(attach) => self.attach(attach, descriptor, progress),
             Request::Detach { leg } => self.detach(&leg, progress),
             Request::Wait { timeout_ms } => self.wait(timeout_ms, progress),
-            // There are no suspect places in this version, which is all that `force` is about.
-            Request::Switch { max_pause_ms, force: _ } => self.switch(max_pause_ms, progress),
-            Request::Verify {} => self.verify(progress),
+            Request::Switch { max_pause_ms, force } => self.switch(max_pause_ms, force, progress),
+            Request::Verify(verify) => self.verify(&verify, progress),
             Request::Digest(digest) => self.digest(&digest, progress),
             Request::Resync(resync) => self.steer(resync, progress),
             Request::Set(setting) => self.set(setting, progress),
@@ -163,7 +162,8 @@ impl Device {
     /// # Errors
     /// The shard has ended.
     pub fn status(&self) -> Result<Status, Error> {
-        let (core, now) = self.call(|desk| (desk.mirror.status(), desk.now))?;
+        let (core, suspects, now) =
+            self.call(|desk| (desk.mirror.status(), desk.mirror.suspects().clone(), desk.now))?;
         let gone = self.bulletin.board().gone;
         let shared = self.shared();
         let mut legs = shared.legs.clone();
@@ -186,7 +186,7 @@ impl Device {
             settings: Settings::from(&shared.settings),
             unix: unix.map_or(0, |unix| unix.as_secs()),
         };
-        Ok(Status::of_core(&facts, &core, now))
+        Ok(Status::of_core(&facts, &core, &suspects, now))
     }
 
     fn wait(&self, timeout_ms: Option<u64>, tell: Tell<'_>) -> Result<Reply, Error> {
@@ -213,9 +213,9 @@ impl Device {
         }
     }
 
-    fn switch(&self, max_pause_ms: Option<u64>, tell: Tell<'_>) -> Result<Reply, Error> {
+    fn switch(&self, max_pause_ms: Option<u64>, force: bool, tell: Tell<'_>) -> Result<Reply, Error> {
         let max_pause = max_pause_ms.map(Span::from_millis);
-        let begun = self.begin(move |mirror, now| mirror.switch(now, max_pause))?;
+        let begun = self.begin(move |mirror, now| mirror.switch(now, max_pause, force))?;
         let outcome = self.outcome(tell, |board| board.switch.filter(|(number, _)| *number > begun))?;
         match outcome {
             Some((
@@ -298,7 +298,12 @@ impl Device {
             ),
             Setting::Quiet(secs) => {
                 bounded(secs, "quiet", 0, 86_400)?;
-                self.change(tell, |settings| settings.quiet_ms = secs * 1000, |_, _| ())
+                let quiet = Span::from_secs(secs);
+                self.change(
+                    tell,
+                    |settings| settings.quiet_ms = secs * 1000,
+                    move |mirror, now| mirror.set_quiet(now, quiet),
+                )
             }
             Setting::CatchUp(catch_up) => {
                 let automatic = catch_up == CatchUp::Auto;

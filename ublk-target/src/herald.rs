@@ -112,15 +112,27 @@ impl Herald {
             Event::Verified {
                 bytes_compared,
                 complete,
+                repaired,
             } => {
-                log::info!("verify ended, complete: {complete}, {bytes_compared} bytes compared");
+                log::info!("verify ended, complete: {complete}, {bytes_compared} bytes compared, {repaired} mended");
             }
             Event::Digested {
                 leg,
                 generation,
                 complete,
+                known: _,
             } => {
                 log::info!("digest of leg {leg} ended at generation {generation}, complete: {complete}");
+            }
+            Event::Mended { leg, range } => {
+                log::warn!("leg {leg} is mended: {} bytes at {}", range.len, range.start);
+            }
+            Event::Strayed(suspect) => {
+                let wrong = suspect.wrong.map_or("nothing proves which is wrong".into(), |leg| {
+                    format!("leg {leg} is wrong")
+                });
+                let (start, len) = (suspect.range.start, suspect.range.len);
+                log::error!("the legs differ in {len} bytes at {start}, and {wrong}: run twinblk verify --repair");
             }
             Event::Tracked(true) => log::info!("where the disks may differ is tracked"),
             Event::Tracked(false) => {

@@ -1,12 +1,13 @@
 //! What is recorded of the device, and the thread's half that writes it.
 
-use crate::tables::{StateTables, told};
+use crate::tables::{StateTables, signatures, told};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 use twinblk::core::{Errno, Health, LegId, Record, Tracked};
 use twinblk::io::disk::{footprint, identity};
+use twinblk::runtime::signature_tables::SignatureTables;
 use twinblk::runtime::state_dir::{StateDir, StateError};
 use twinblk::runtime::worker::Keep;
 use twinblk::table::{Footprint, LegIdentity, Settings, Sighting, Superblock};
@@ -63,6 +64,14 @@ impl Keeper {
     /// They cannot be opened.
     pub fn tables(&self) -> Result<(StateTables, Option<Tracked>), StateError> {
         StateTables::open(&self.dir, &self.superblock, Arc::clone(&self.writes))
+    }
+
+    /// The signature tables, with nothing in those that may not be believed.
+    ///
+    /// # Errors
+    /// They cannot be opened.
+    pub fn signatures(&self, believed: [bool; 2]) -> Result<SignatureTables, StateError> {
+        signatures(&self.dir, &self.superblock, believed)
     }
 
     /// From the next record on, a leg is this disk. It is not kept open.

@@ -53,6 +53,8 @@ pub struct Plan {
     pub awaited: Option<Awaited>,
     /// How a secondary that is not in sync is made equal.
     pub resync: CopyMode,
+    /// By [`LegId::index`]: the leg's signature table says what it holds, where it says something.
+    pub believed: [bool; 2],
     /// What is to become of the guest of a dead daemon.
     pub guest: Guest,
 }
@@ -142,6 +144,7 @@ impl Plan {
             disks,
             awaited: None,
             resync: CopyMode::Compare,
+            believed: [true; 2],
             guest: Guest::Refused("it is a new device"),
         })
     }
@@ -157,6 +160,7 @@ impl Plan {
         for disk in disks.iter().flatten() {
             fits(&disk.identity, &superblock.geometry)?;
         }
+        let believed = believed(&superblock, &disks);
         let keeps = match disks[superblock.record.primary.index()] {
             // Awaited is not missing: that is refused below.
             None if awaited.is_none() => stand_in(&mut superblock, doubt, start, &disks)?,
@@ -219,6 +223,7 @@ impl Plan {
             disks,
             awaited,
             resync: CopyMode::Compare,
+            believed,
             guest,
         })
     }
@@ -297,6 +302,16 @@ fn doubt_changed(superblock: &mut Superblock, disks: &[Option<Disk>; 2]) {
             superblock.record.tracked = false;
         }
     }
+}
+
+/// By leg: whether its signature table holds. It does after a clean end, if the disk is proven to be as it was let go; of a disk
+/// that is not here, that is asked when it comes back.
+fn believed(superblock: &Superblock, disks: &[Option<Disk>; 2]) -> [bool; 2] {
+    let record = &superblock.record;
+    LegId::ALL.map(|leg| {
+        let as_it_was = |disk: &Disk| changed(superblock, leg, disk).is_none();
+        record.clean && record.tracked && disks[leg.index()].as_ref().is_none_or(as_it_was)
+    })
 }
 
 /// Why a leg's disk is not proven to be as it was let go.

@@ -9,21 +9,23 @@ use crate::ublk::queue;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use twinblk::control::Error;
 use twinblk::core::config::{Config, LINGER};
 use twinblk::core::time::Span as TimeSpan;
-use twinblk::core::{CopyMode, Event, Geometry, Layout, LegId, LegTraits, Mirror, Record, Tracked};
+use twinblk::core::{CopyMode, Event, Layout, LegId, LegTraits, Mirror, Record, Suspects, Tracked};
 use twinblk::io::disk::Disk;
 use twinblk::runtime::bulletin::Bulletin;
 use twinblk::runtime::clock;
 use twinblk::runtime::port::Port;
 use twinblk::runtime::residence::{Residence, Span};
 use twinblk::runtime::shard::{Client, Shard};
+use twinblk::runtime::signature_tables::SignatureTables;
+use twinblk::runtime::signer::{Errand, signer};
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::tables::{Ledger, clerk};
+use twinblk::runtime::tables::clerk;
 use twinblk::runtime::worker::recorder;
 use twinblk::table::Superblock;
 
@@ -56,6 +58,9 @@ pub struct Running {
     shard: JoinHandle<io::Result<()>>,
     recorder: JoinHandle<Keeper>,
     clerk: JoinHandle<StateTables>,
+    signer: JoinHandle<()>,
+    /// Until memory is locked: it ends when nobody has one.
+    errands: Option<SyncSender<Errand>>,
 }
 
 /// Where buffers lie in a device of this shape.
@@ -67,11 +72,6 @@ pub fn layout(superblock: &Superblock) -> Layout {
         copy_bytes: superblock.geometry.extent,
         pool_max: POOL_MAX,
     }
-}
-
-/// The tables that are handed over to be written.
-pub fn ledger(geometry: &Geometry) -> Ledger {
-    Ledger::new(geometry.regions(), geometry.grains())
 }
 
 /// Why the threads could not be started, and what records were written to.
@@ -88,6 +88,10 @@ pub struct State {
     pub keeper: Box<Keeper>,
     /// The other files.
     pub tables: StateTables,
+    /// The signature tables.
+    pub signatures: SignatureTables,
+    /// The places where they do, and nobody has decided which is right.
+    pub suspects: Suspects,
     /// Where the legs may differ, if the record says that it is known.
     pub tracked: Option<Tracked>,
 }
@@ -107,6 +111,8 @@ pub fn begin(
     let State {
         keeper,
         tables,
+        signatures,
+        suspects,
         tracked,
     } = state;
     let layout = layout(superblock);
@@ -115,7 +121,8 @@ pub fn begin(
         keeper: Some(keeper),
     };
     let failed = |error: io::Error| error.told("start the device's threads");
-    let surroundings = match Surroundings::new(&layout, ledger(&superblock.geometry), WORKERS) {
+    let geometry = &superblock.geometry;
+    let surroundings = match Surroundings::new(&layout, geometry, geometry.region(), WORKERS) {
         Ok(surroundings) => surroundings,
         Err(error) => {
             let error = error.told("reserve memory and start the threads of the device");
@@ -131,7 +138,11 @@ pub fn begin(
     }
     let ledger = Arc::clone(&surroundings.ledger);
     let notes = keeper.notes();
-    let (tables, clerk) = match clerk(tables, ledger, surroundings.outbox.clone()) {
+    let (tables, clerk) = match clerk(tables, Arc::clone(&ledger), surroundings.outbox.clone()) {
+        Ok(both) => both,
+        Err(error) => return Err(kept(failed(error), keeper)),
+    };
+    let (errands, signer) = match signer(signatures, ledger, tables.clone(), surroundings.outbox.clone()) {
         Ok(both) => both,
         Err(error) => return Err(kept(failed(error), keeper)),
     };
@@ -149,6 +160,7 @@ pub fn begin(
     let (opened, wait_opened) = sync_channel(1);
     let shard = {
         let (added, refused, board) = (added.clone(), Arc::clone(&refused), Arc::clone(&bulletin));
+        let keeps = errands.clone();
         thread::Builder::new()
             .name("shard".into())
             .stack_size(STACK)
@@ -166,10 +178,10 @@ pub fn begin(
                 for (leg, disk) in LegId::ALL.into_iter().zip(disks) {
                     port.set_leg(leg, disk.map(|disk| disk.descriptor));
                 }
-                let mut mirror = Mirror::new(config, record, traits, tracked, resync, clock::now());
+                let mut mirror = Mirror::new(config, record, traits, tracked, suspects, resync, clock::now());
                 // Before the first copy: a resync that begins with the device keeps to it from its first byte.
                 mirror.set_rate(clock::now(), rate);
-                let shard = Shard::new(mirror, port, surroundings, records, tables, BATCH + 1);
+                let shard = Shard::new(mirror, port, surroundings, records, tables, keeps, BATCH + 1);
                 // All that it will ever touch is there, to be locked.
                 let _ = opened.send(Ok(()));
                 // The port ends here, on the thread that its ring belongs to.
@@ -200,6 +212,8 @@ pub fn begin(
         shard,
         recorder,
         clerk,
+        signer,
+        errands: Some(errands),
     };
     match wait_opened.recv() {
         Ok(Ok(())) => Ok(running),
@@ -236,6 +250,7 @@ fn config(superblock: &Superblock, layout: Layout) -> Config {
         leg_timeout: TimeSpan::from_millis(settings.leg_timeout_ms),
         catch_up: settings.catch_up,
         lag_bytes: settings.lag_bytes,
+        quiet: TimeSpan::from_millis(settings.quiet_ms),
         generations: Record::GENERATIONS,
     }
 }
@@ -257,8 +272,13 @@ impl Running {
             })
     }
 
-    /// Lock no more address space than there is memory in; to be called before administrators can change that.
-    pub fn unlock_unused(&self, superblock: &Superblock) {
+    /// Lock no more address space than there is memory in, and nothing that may wait for a disk; to be called when all is locked, and
+    /// before administrators can change that.
+    pub fn unlock_unused(&mut self, superblock: &Superblock) {
+        if let Some(errands) = self.errands.take() {
+            // It fails when the device has ended.
+            let _ = errands.send(Errand::Unlock);
+        }
         let start = memory_at_start(superblock, &self.layout, self.has_two);
         let len = self.layout.arena_bytes() - start;
         if self.residence.leave(Span { start, len }) {
@@ -286,14 +306,19 @@ impl Running {
             shard,
             recorder,
             clerk,
+            signer,
+            errands,
         } = self;
         match shard.join() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::error!("the ring of the block device failed: {error}"),
             Err(_) => log::error!("the thread of the block device has panicked"),
         }
-        drop((added, client));
+        drop((added, client, errands));
         // Nothing of the state is written any more when its lock is let go.
+        if signer.join().is_err() {
+            log::error!("the thread that keeps signatures has panicked");
+        }
         if clerk.join().is_err() {
             log::error!("the thread that writes tables has panicked");
         }

@@ -110,22 +110,21 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
         disks,
         awaited,
         resync,
+        believed,
         guest,
     } = plan;
     let (added, came) = have(id, &superblock, state.is_some(), guest)?;
     let id = added.id();
     let is_new = state.is_none();
     let metadata_writes = Arc::new(AtomicU64::new(0));
-    let begun = begin(
-        added,
-        superblock.clone(),
+    let given = Given {
         state,
-        state_dir,
         disks,
         resync,
-        &metadata_writes,
-    );
-    let running = match begun {
+        believed,
+    };
+    let begun = begin(added, superblock.clone(), given, state_dir, &metadata_writes);
+    let mut running = match begun {
         Ok(running) => running,
         Err(Failed { error, keeper }) => {
             if came == Came::New {
@@ -243,16 +242,28 @@ fn shape(id: Option<u32>, superblock: &Superblock) -> Shape {
     }
 }
 
+/// What a device begins with; see [`Plan`].
+struct Given {
+    state: Option<StateDir>,
+    disks: [Option<Disk>; 2],
+    resync: CopyMode,
+    believed: [bool; 2],
+}
+
 /// Make the record durable, and start the threads.
 fn begin(
     added: Added,
     mut superblock: Superblock,
-    state: Option<StateDir>,
+    given: Given,
     state_dir: &Path,
-    disks: [Option<Disk>; 2],
-    resync: CopyMode,
     metadata_writes: &Arc<AtomicU64>,
 ) -> Result<Running, Failed> {
+    let Given {
+        state,
+        disks,
+        resync,
+        believed,
+    } = given;
     superblock.ublk_id = added.id();
     let state = match state {
         Some(state) => state,
@@ -262,8 +273,11 @@ fn begin(
         })?,
     };
     let mut keeper = Box::new(Keeper::new(state, superblock.clone(), Arc::clone(metadata_writes)));
-    let (mut tables, tracked) = match keeper.tables() {
-        Ok(both) => both,
+    let opened = keeper
+        .tables()
+        .and_then(|both| Ok((both, keeper.signatures(believed)?)));
+    let ((mut tables, tracked), signatures) = match opened {
+        Ok(all) => all,
         Err(error) => {
             return Err(Failed {
                 error: error.told("read the device's state"),
@@ -290,9 +304,12 @@ fn begin(
     if tracked.is_none() {
         tables.begin_anew();
     }
+    let suspects = tables.suspects(&superblock);
     let state = running::State {
         keeper,
         tables,
+        signatures,
+        suspects,
         tracked,
     };
     running::begin(added, &superblock, record, disks, resync, state)

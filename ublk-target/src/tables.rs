@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use twinblk::core::{Bits, Errno, Record, Tracked};
+use twinblk::core::{Bits, Errno, LegId, Record, Suspects, Tracked};
+use twinblk::runtime::signature_tables::SignatureTables;
 use twinblk::runtime::state_dir::{StateDir, StateError};
 use twinblk::runtime::tables::Tables;
 use twinblk::runtime::tracking::{Loaded, Tracking};
@@ -48,6 +49,22 @@ impl StateTables {
         Ok((tables, known))
     }
 
+    /// The suspect places, where the record says that there are some.
+    pub fn suspects(&self, superblock: &Superblock) -> Suspects {
+        if !superblock.record.suspect {
+            return Suspects::none();
+        }
+        let everything = |why| {
+            log::warn!("the legs differ somewhere, and nobody knows where ({why}): run twinblk verify");
+            Suspects::of([superblock.geometry.whole()])
+        };
+        match self.tracking.suspects() {
+            Ok(suspects) if suspects.is_empty() => everything("the list is empty".into()),
+            Ok(suspects) => suspects,
+            Err(lost) => everything(lost.to_string()),
+        }
+    }
+
     /// Nothing is known of where the legs may differ, and the record says so, durably: from here on it can be written anew.
     /// Where it cannot, everything goes on, and is compared after a crash.
     pub fn begin_anew(&mut self) {
@@ -58,9 +75,40 @@ impl StateTables {
     }
 }
 
-/// What the files say, if the record says that they mean something.
+/// Open the signature tables of a device. Those that may not be believed (`believed`, by leg) are emptied, so that whatever is
+/// found in one holds.
+///
+/// *Why one that is believed holds:* what no longer did was forgotten before the record said clean, and the disk is proven to be as it
+/// was let go. After any other end nobody knows what was written last; and between a daemon's death and the next one's claim
+/// anybody may have written to the disk.
+///
+/// # Errors
+/// They cannot be opened.
+pub fn signatures(dir: &StateDir, superblock: &Superblock, believed: [bool; 2]) -> Result<SignatureTables, StateError> {
+    let (mut tables, found) = dir.signatures(superblock)?;
+    for (leg, found) in LegId::ALL.into_iter().zip(found) {
+        match found {
+            Err(lost) => {
+                log::warn!("the signatures of leg {leg} say nothing: {}", lost.why);
+                if let Err(error) = lost.renewed {
+                    log::warn!("none are kept: {error}");
+                }
+            }
+            Ok(()) if believed[leg.index()] => {}
+            // It is tried again before anything is recorded as clean.
+            Ok(()) => {
+                let _ = tables
+                    .renew(leg)
+                    .inspect_err(|error| log::warn!("no signatures are kept: {error}"));
+            }
+        }
+    }
+    Ok(tables)
+}
+
+/// What the files say, if the record says that they mean something. Of one leg there is nothing to track.
 fn known(record: &Record, loaded: Loaded) -> Option<Tracked> {
-    if !record.tracked {
+    if !record.tracked || record.legs.iter().any(Option::is_none) {
         return None;
     }
     let lost = |what: &str, why: &dyn std::fmt::Display| {
@@ -94,6 +142,12 @@ impl Tables for StateTables {
         self.writes.fetch_add(1, Ordering::Relaxed);
         let marked = self.tracking.mark(active);
         marked.map_err(|error| told("active regions are not marked", error))
+    }
+
+    fn suspect(&mut self, suspects: &Suspects) -> Result<(), Errno> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let written = self.tracking.suspect(suspects);
+        written.map_err(|error| told("suspect places are not recorded", error))
     }
 
     fn save(&mut self, dirty: &Bits) -> Result<(), Errno> {

@@ -1,9 +1,13 @@
 //! Puts a status together: of a device that is served, from its core; of another, from its record.
 
-use super::{Counters, Daemon, DriverState, Io, LegStatus, Role, State, Status, Walk, WalkKind, rfc3339, uuid_text};
+use super::{
+    Counters, Daemon, DriverState, Io, LegStatus, Place, Role, Signatures, State, Status, Walk, WalkKind, rfc3339,
+    uuid_text,
+};
 use crate::control::settings::Settings;
 use crate::core::{
-    Health, LegId, LegStatus as CoreLegStatus, Status as CoreStatus, Time, WalkKind as CoreWalkKind, WalkStatus,
+    Health, LegId, LegStatus as CoreLegStatus, Status as CoreStatus, Suspect, Suspects, Time, WalkKind as CoreWalkKind,
+    WalkStatus,
 };
 use crate::table::{LegIdentity, Superblock};
 use std::path::PathBuf;
@@ -48,10 +52,10 @@ pub struct LegFacts {
 
 impl Status {
     /// The status of a device that a daemon serves.
-    pub fn of_core(facts: &Facts, core: &CoreStatus, now: Time) -> Status {
+    pub fn of_core(facts: &Facts, core: &CoreStatus, suspects: &Suspects, now: Time) -> Status {
         let legs = LegId::ALL
             .into_iter()
-            .filter_map(|id| leg_of_core(id, facts, core, now));
+            .filter_map(|id| leg_of_core(id, facts, core, suspects, now));
         let resync = Walk::of_core(&core.resync, now);
         let check = Walk::of_core(&core.check, now);
         let running = if core.resync.running {
@@ -86,6 +90,10 @@ impl Status {
             io: Some(Io {
                 guest: core.io,
                 metadata_writes: facts.metadata_writes,
+            }),
+            signatures: Some(Signatures {
+                unsigned_bytes: core.unsigned_bytes,
+                hot_skipped: core.hot_skipped,
             }),
             record_number: core.record.number,
             record_failing: core.record_failing,
@@ -123,6 +131,7 @@ impl Status {
             daemon: None,
             driver_state,
             io: None,
+            signatures: None,
             record_number: superblock.record.number,
             record_failing: false,
             pool_used_bytes: 0,
@@ -160,7 +169,7 @@ fn leg_of_record(id: LegId, superblock: &Superblock) -> Option<LegStatus> {
     })
 }
 
-fn leg_of_core(id: LegId, facts: &Facts, core: &CoreStatus, now: Time) -> Option<LegStatus> {
+fn leg_of_core(id: LegId, facts: &Facts, core: &CoreStatus, suspects: &Suspects, now: Time) -> Option<LegStatus> {
     let leg = core.legs[id.index()]?;
     let disk = facts.legs[id.index()].as_ref();
     let consistent = consistent(leg.health);
@@ -172,7 +181,7 @@ fn leg_of_core(id: LegId, facts: &Facts, core: &CoreStatus, now: Time) -> Option
         consistent,
         consistent_at_generation: consistent.then_some(leg.consistent_at),
         lag_bytes: leg.lag_bytes,
-        suspect: Vec::new(),
+        suspect: suspects_of(id, suspects),
         attached: leg.attached,
         awaited: disk.is_some_and(|disk| disk.awaited),
         not_in_sync_since: disk.and_then(|disk| disk.since).map(rfc3339),
@@ -186,6 +195,18 @@ fn leg_of_core(id: LegId, facts: &Facts, core: &CoreStatus, now: Time) -> Option
         retired: false,
         identity: disk.map(|disk| disk.identity.clone()),
     })
+}
+
+/// Where a leg is proven wrong, or nothing proves which is.
+fn suspects_of(id: LegId, suspects: &Suspects) -> Vec<Place> {
+    let its = suspects
+        .iter()
+        .filter(|suspect| suspect.wrong.is_none_or(|wrong| wrong == id));
+    let place = |suspect: &Suspect| Place {
+        offset: suspect.range.start,
+        length: suspect.range.len,
+    };
+    its.map(place).collect()
 }
 
 /// The age of the oldest thing that a leg lacks, in ms. What one that is not in sync lacks began when it ceased to be; of one that
@@ -236,6 +257,7 @@ impl Walk {
             CoreWalkKind::None => return None,
             CoreWalkKind::Full => WalkKind::Full,
             CoreWalkKind::Dirty => WalkKind::Dirty,
+            CoreWalkKind::Signature => WalkKind::Signature,
             CoreWalkKind::Reconcile => WalkKind::Reconcile,
             CoreWalkKind::Verify => WalkKind::Verify,
             CoreWalkKind::Digest => WalkKind::Digest,

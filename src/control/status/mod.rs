@@ -57,6 +57,9 @@ pub struct Status {
     pub driver_state: DriverState,
     /// Guest requests since the daemon began; null without one.
     pub io: Option<Io>,
+    /// What is known of the legs by signatures; null without a daemon.
+    #[serde(default)]
+    pub signatures: Option<Signatures>,
     /// The number of the record in force.
     #[serde(default)]
     pub record_number: u64,
@@ -278,6 +281,15 @@ pub struct Daemon {
     pub version: String,
     /// When it began: RFC 3339, UTC (see [`rfc3339`]).
     pub started: String,
+}
+
+/// What is known of the legs by signatures; one object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signatures {
+    /// Bytes that were written and not hashed since, by whole extents: they are when they have been quiet for a while.
+    pub unsigned_bytes: u64,
+    /// How often an extent was left because it was still being written: each time its hash would have been outdated at once.
+    pub hot_skipped: u64,
 }
 
 /// What the driver says of a device.

@@ -1,8 +1,8 @@
 use super::{Daemon, DriverState, Facts, LegFacts, Outlook, State, Status, Walk, rfc3339};
 use crate::control::settings::{CatchUp, Settings};
 use crate::core::{
-    Health, IoCounts, LegId, LegRecord, LegStatus as CoreLegStatus, Protocol, Record, Status as CoreStatus, Time,
-    WalkKind as CoreWalkKind, WalkStatus,
+    Health, IoCounts, LegId, LegRecord, LegStatus as CoreLegStatus, Protocol, Record, Status as CoreStatus, Suspects,
+    Time, WalkKind as CoreWalkKind, WalkStatus,
 };
 
 /// A device of two legs, `a` primary, with the secondary in the given health.
@@ -32,6 +32,7 @@ fn core(secondary: Option<(Health, bool)>) -> CoreStatus {
             protocol: Protocol::Flush,
             generation_ceiling: 100,
             tracked: false,
+            suspect: false,
             clean: false,
         },
         legs: [
@@ -46,6 +47,8 @@ fn core(secondary: Option<(Health, bool)>) -> CoreStatus {
         pool_used: 0,
         resync: WalkStatus::default(),
         check: WalkStatus::default(),
+        unsigned_bytes: 0,
+        hot_skipped: 0,
         pool_bytes: 0,
         counting: false,
         primary: LegId::A,
@@ -91,7 +94,7 @@ fn facts() -> Facts {
 }
 
 fn status(secondary: Option<(Health, bool)>) -> Status {
-    Status::of_core(&facts(), &core(secondary), Time(0))
+    Status::of_core(&facts(), &core(secondary), &Suspects::none(), Time(0))
 }
 
 #[test]
@@ -100,7 +103,7 @@ fn the_time_of_lag_is_that_of_the_oldest_thing_that_is_missing() {
         let (mut core, mut facts) = (core(Some((Health::InSync, true))), facts());
         change(&mut core, &mut facts);
         let now = Time(5_000_000_000);
-        Status::of_core(&facts, &core, now).legs[1].lag_ms
+        Status::of_core(&facts, &core, &Suspects::none(), now).legs[1].lag_ms
     };
     assert_eq!(lag(&|_, _| ()), Some(0));
     let pending = |core: &mut CoreStatus| core.legs[1].as_mut().unwrap().lacking_since = Some(Time(2_000_000_000));
@@ -141,7 +144,10 @@ fn one_word_says_what_the_secondary_is_worth() {
     }
     let mut failed = core(Some((Health::InSync, true)));
     failed.legs[0].as_mut().unwrap().health = Health::Failed;
-    assert_eq!(Status::of_core(&facts(), &failed, Time(0)).state, State::Failed);
+    assert_eq!(
+        Status::of_core(&facts(), &failed, &Suspects::none(), Time(0)).state,
+        State::Failed
+    );
 }
 
 #[test]
@@ -175,7 +181,7 @@ fn a_wait_ends_as_soon_as_in_sync_cannot_come_by_itself() {
 fn legs_that_may_differ_are_not_mirrored_and_are_waited_for() {
     let mut dirty = core(Some((Health::InSync, true)));
     dirty.dirty_bytes = 4096;
-    let dirty = Status::of_core(&facts(), &dirty, Time(0));
+    let dirty = Status::of_core(&facts(), &dirty, &Suspects::none(), Time(0));
     assert_eq!(dirty.state, State::Syncing);
     assert_eq!(dirty.outlook(), Outlook::Coming);
     let stuck = Status {
@@ -188,7 +194,7 @@ fn legs_that_may_differ_are_not_mirrored_and_are_waited_for() {
 
     let mut lagging = core(Some((Health::InSync, true)));
     lagging.legs[1].as_mut().unwrap().lag_bytes = 4096;
-    let lagging = Status::of_core(&facts(), &lagging, Time(0));
+    let lagging = Status::of_core(&facts(), &lagging, &Suspects::none(), Time(0));
     assert_eq!(
         lagging.state,
         State::Mirrored,
@@ -206,7 +212,7 @@ fn the_documented_fields_are_all_there() {
         bytes_total: 10,
         ..WalkStatus::default()
     };
-    let json = serde_json::to_value(Status::of_core(&facts(), &core, Time(5))).unwrap();
+    let json = serde_json::to_value(Status::of_core(&facts(), &core, &Suspects::none(), Time(5))).unwrap();
     let documented = serde_json::json!({
         "name":"vm1","uuid":"…","device":"/dev/ublkb0","size_bytes":1073741824,"protocol":"flush","era":1,
         "state":"single",

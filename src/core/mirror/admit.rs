@@ -239,9 +239,14 @@ impl Mirror {
         if missed {
             self.dirty.mark(range);
         }
-        self.spoil_check(range);
         let primary = self.primary.index();
         let secondary = 1 - primary;
+        let mut reached = [true; 2];
+        reached[secondary] = both;
+        self.written(range, reached);
+        if !self.suspects.is_empty() {
+            self.decide(range, both);
+        }
         let mut sides = [Side::Waiting; 2];
         if !both {
             sides[secondary] = if missed { Side::Missed } else { Side::Absent };

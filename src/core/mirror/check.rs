@@ -12,10 +12,13 @@
 //! that was allowed. It is reached in a moment when all are fresh: then every mutation admitted so far is in its hash.
 
 use super::Mirror;
-use super::drain::HOLD_DIGEST;
+use super::drain::{DrainFlush, HOLD_DIGEST};
 use super::follow::Follow;
 use super::walk::{Job, Slot};
-use crate::core::effect::{BlockMask, Event};
+use crate::core::bits::Bits;
+use crate::core::breaks::{self, Break};
+use crate::core::config::Repair;
+use crate::core::effect::{BlockMask, Effect, Event, Known};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::status::{WalkKind, WalkStatus};
@@ -23,12 +26,16 @@ use crate::core::time::{Span, Time};
 
 /// Extents that may be read while mutations are held.
 const HELD_EXTENTS: u64 = 64;
+/// Places to be mended at which a verify pauses, and mends them.
+const MANY: usize = 120;
+/// Questions to the tables that a verify leaves open at once.
+const QUESTIONS: usize = 4;
 /// Rounds after which a digest gives up.
 const ROUNDS: u32 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    Verify,
+    Verify(Repair),
     Digest { leg: LegId, max_pause: Span },
 }
 
@@ -36,15 +43,57 @@ pub(super) struct Check {
     purpose: Option<Purpose>,
     status: WalkStatus,
     cursor: u64,
-    /// By extent: its hash is fresh. Used by a digest only.
-    fresh: Vec<u64>,
+    /// Extents whose hash is fresh. Used by a digest only.
+    fresh: Bits,
     stale: u64,
+    /// The table is being asked for hashes: `fresh` says which of them would be.
+    recalling: bool,
+    /// It has not answered yet, whoever asked.
+    asked: bool,
+    /// Extents whose hash the table had.
+    recalled: u64,
+    /// Whatever the table says is not asked, and not replaced.
+    pub(super) reads_back: bool,
     rounds: u32,
     held_at: Option<Time>,
     /// Wind up without a result.
     broken: bool,
-    /// Something could not be read.
+    /// Something could not be read, or not be mended.
     incomplete: bool,
+    /// Of a verify: ranges to be read again, and how often they have been.
+    pub(super) again: Vec<(Range, u8)>,
+    /// Of a verify: what was suspect and is equal, if it is so durably.
+    pub(super) equal: Vec<Range>,
+    /// What is being mended.
+    pub(super) mending: Option<Mending>,
+    /// Something could not be mended: nothing more is.
+    pub(super) mend_failed: bool,
+    /// By leg: a flush of what was mended; it may come back after the verify was broken off.
+    pub(super) mend_flushes: [Option<DrainFlush>; 2],
+    /// Bytes mended.
+    pub(super) repaired: u64,
+}
+
+/// A round of mending; see `repair`.
+pub(super) struct Mending {
+    pub(super) cursor: u64,
+    /// Nothing is to be mended: it is about what was found equal.
+    pub(super) clears_only: bool,
+    /// What was written over, and where.
+    pub(super) pieces: Vec<(LegId, Range)>,
+    /// It was flushed, or is being.
+    pub(super) flushed: bool,
+}
+
+impl Mending {
+    pub(super) fn new(clears_only: bool) -> Mending {
+        Mending {
+            cursor: 0,
+            clears_only,
+            pieces: Vec::new(),
+            flushed: false,
+        }
+    }
 }
 
 impl Check {
@@ -53,13 +102,33 @@ impl Check {
             purpose: None,
             status: WalkStatus::default(),
             cursor: 0,
-            fresh: Vec::new(),
+            fresh: Bits::none(0),
             stale: 0,
+            recalling: false,
+            asked: false,
+            recalled: 0,
+            reads_back: false,
             rounds: 0,
             held_at: None,
             broken: false,
             incomplete: false,
+            again: Vec::new(),
+            equal: Vec::new(),
+            mending: None,
+            mend_failed: false,
+            mend_flushes: [None; 2],
+            repaired: 0,
         }
+    }
+
+    /// Whether a flush of what was mended is under way.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.mend_flushes.iter().any(Option::is_some)
+    }
+
+    /// Since when a flush of what was mended has been under way on this leg.
+    pub(super) fn mend_flush_on(&self, leg: LegId) -> Option<Time> {
+        self.mend_flushes[leg.index()].map(|flush| flush.issued_at)
     }
 
     pub(super) fn is_active(&self) -> bool {
@@ -74,21 +143,57 @@ impl Check {
         &mut self.status
     }
 
-    fn is_fresh(&self, extent: u64) -> bool {
-        self.fresh[(extent / 64) as usize] >> (extent % 64) & 1 != 0
+    /// Whether a table that was asked for hashes has not answered yet.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asked
     }
 }
 
 impl Mirror {
-    pub(super) fn begin_verify(&mut self) {
-        self.begin_check(Purpose::Verify, WalkKind::Verify);
+    pub(super) fn begin_verify(&mut self, repair: Repair) {
+        // What it mends is what it has found itself.
+        self.suspects.forget_verdicts();
+        self.begin_check(Purpose::Verify(repair), WalkKind::Verify);
     }
 
-    pub(super) fn begin_digest(&mut self, leg: LegId, max_pause: Span) {
+    pub(super) fn begin_digest(&mut self, leg: LegId, max_pause: Span, read_back: bool) {
         self.begin_check(Purpose::Digest { leg, max_pause }, WalkKind::Digest);
         let extents = self.config.geometry.extents();
-        self.check.fresh = vec![0; extents.div_ceil(64) as usize];
-        self.check.stale = extents;
+        self.check.fresh = match read_back {
+            true => Bits::none(extents),
+            false => self.signatures.trusted(leg).clone(),
+        };
+        self.check.stale = extents - self.check.fresh.count();
+        self.check.recalled = 0;
+        self.check.reads_back = read_back;
+        self.check.recalling = self.check.stale < extents;
+        if self.check.recalling {
+            self.check.asked = true;
+            self.effects.push_back(Effect::Recall(leg));
+        }
+    }
+
+    /// The extents whose hash a digest looks up.
+    pub fn recallable(&self) -> &Bits {
+        &self.check.fresh
+    }
+
+    /// Of these extents the table had the hash.
+    pub fn handle_recalled(&mut self, now: Time, recalled: &Bits) {
+        self.now = now;
+        self.check.asked = false;
+        if std::mem::take(&mut self.check.recalling) {
+            // What was written since it was asked is not fresh any more, whatever the table said.
+            match breaks::on(Break::RecalledOutdated) {
+                true => self.check.fresh = recalled.clone(),
+                false => self.check.fresh.intersect(recalled),
+            }
+            self.check.recalled = self.check.fresh.count();
+            self.check.stale = self.config.geometry.extents() - self.check.recalled;
+            let extent = u64::from(self.config.geometry.extent);
+            self.check.status.bytes_done = (self.check.recalled * extent).min(self.config.geometry.size);
+        }
+        self.pump();
     }
 
     fn begin_check(&mut self, purpose: Purpose, kind: WalkKind) {
@@ -97,6 +202,11 @@ impl Mirror {
         self.check.rounds = 0;
         self.check.broken = false;
         self.check.incomplete = false;
+        self.check.again.clear();
+        self.check.equal.clear();
+        self.check.mending = None;
+        self.check.mend_failed = false;
+        self.check.repaired = 0;
         self.check.status = WalkStatus {
             kind,
             running: true,
@@ -109,41 +219,81 @@ impl Mirror {
 
     pub(super) fn pump_check(&mut self) {
         match self.check.purpose {
-            Some(Purpose::Verify) => self.pump_verify(),
+            Some(Purpose::Verify(repair)) => self.pump_verify(repair),
             Some(Purpose::Digest { leg, max_pause }) => self.pump_digest(leg, max_pause),
             None => {}
         }
     }
 
-    fn pump_verify(&mut self) {
-        let size = self.config.geometry.size;
-        let most = BlockMask::SPAN.min(self.config.layout.copy_bytes as u64);
-        while !self.check.broken && self.check.cursor < size {
-            let start = self.check.cursor;
-            let range = Range::new(start, most.min(size - start));
-            if !self.may_start_piece(range.len) {
+    fn pump_verify(&mut self, repair: Repair) {
+        loop {
+            let many = self.to_be_mended(repair) >= MANY && !self.check.mend_failed;
+            if !self.check.broken && !many && !self.start_verifying() {
                 return;
             }
-            self.check.cursor = range.end();
-            self.start_piece(Job::Verify, range);
+            if !self.check_is_idle() {
+                return;
+            }
+            if self.check.broken {
+                break;
+            }
+            let through = self.check.cursor >= self.config.geometry.size && self.check.again.is_empty();
+            if (many || through) && !self.pump_mending(repair) {
+                return;
+            }
+            if through && self.check.again.is_empty() {
+                break;
+            }
         }
-        if self.check_is_idle() {
-            let complete = !self.check.broken && !self.check.incomplete;
-            let bytes_compared = self.check.status.bytes_done;
-            self.end_check();
-            self.notify(Event::Verified {
-                bytes_compared,
-                complete,
-            });
+        if !self.check.broken && !self.are_suspects_settled() {
+            return;
         }
+        let complete = !self.check.broken && !self.check.incomplete;
+        let (bytes_compared, repaired) = (
+            self.check.status.bytes_done.min(self.config.geometry.size),
+            self.check.repaired,
+        );
+        self.end_check();
+        self.notify(Event::Verified {
+            bytes_compared,
+            complete,
+            repaired,
+        });
+    }
+
+    /// Start the pieces of a verify that are left. Returns whether none is.
+    fn start_verifying(&mut self) -> bool {
+        let size = self.config.geometry.size;
+        let most = BlockMask::SPAN.min(self.config.layout.copy_bytes as u64);
+        while self.check.cursor < size || !self.check.again.is_empty() {
+            let again = self.check.again.last().copied();
+            let start = self.check.cursor;
+            let (range, tries) = again.unwrap_or_else(|| (Range::new(start, most.min(size - start)), 0));
+            if self.questions() >= QUESTIONS || !self.may_start_piece(range.len) {
+                return false;
+            }
+            match again {
+                Some(_) => {
+                    self.check.again.pop();
+                    // It was counted when it was read first.
+                    self.check.status.bytes_done -= range.len;
+                }
+                None => self.check.cursor = range.end(),
+            }
+            self.start_piece_again(Job::Verify, range, tries);
+        }
+        true
     }
 
     fn pump_digest(&mut self, leg: LegId, max_pause: Span) {
         let extents = self.config.geometry.extents();
+        if self.check.recalling && !self.check.broken {
+            return;
+        }
         loop {
             while !self.check.broken && self.check.cursor < extents {
                 let extent = self.check.cursor;
-                if self.check.is_fresh(extent) {
+                if self.check.fresh.contains(extent) {
                     self.check.cursor += 1;
                     continue;
                 }
@@ -163,11 +313,17 @@ impl Mirror {
                     return;
                 }
                 let complete = !self.check.broken;
+                let known = match (self.check.recalled, self.check.status.bytes_read) {
+                    (_, 0) => Known::Recorded,
+                    (0, _) => Known::ReadBack,
+                    (_, _) => Known::Mixed,
+                };
                 self.end_check();
                 self.notify(Event::Digested {
                     generation: self.counters.source,
                     leg,
                     complete,
+                    known,
                 });
                 return;
             }
@@ -187,21 +343,21 @@ impl Mirror {
     }
 
     fn check_is_idle(&self) -> bool {
-        self.slots
-            .iter()
-            .all(|slot| slot.is_free() || matches!(slot.job, Job::Resync(_)))
+        self.slots.iter().all(|slot| slot.is_free() || !slot.is_of_check()) && self.questions() == 0
     }
 
     fn end_check(&mut self) {
         self.check.purpose = None;
         self.check.status.running = false;
         self.check.status.ended = self.now;
-        self.check.fresh = Vec::new();
+        self.check.fresh = Bits::none(0);
+        self.check.recalling = false;
         if self.check.held_at.take().is_some() {
             self.release_hold(HOLD_DIGEST);
             self.admit_waiting();
         }
         self.walks_may_rest();
+        self.watch_quiet();
     }
 
     pub(super) fn check_digest_deadline(&mut self) {
@@ -223,22 +379,20 @@ impl Mirror {
         };
         let extent_bytes = self.config.geometry.extent as u64;
         for extent in range.start / extent_bytes..range.end().div_ceil(extent_bytes) {
-            if self.check.is_fresh(extent) {
-                self.check.fresh[(extent / 64) as usize] &= !(1 << (extent % 64));
+            if self.check.fresh.contains(extent) {
+                self.check.fresh.remove(extent);
                 self.check.stale += 1;
             }
-        }
-        for slot in &mut self.slots {
-            slot.spoiled |= !slot.is_free() && slot.range.overlaps(range);
         }
     }
 
     pub(super) fn digest_hashed(&mut self, piece: &Slot) {
-        if piece.spoiled || self.check.fresh.is_empty() {
+        let is_wanted = matches!(self.check.purpose, Some(Purpose::Digest { .. }));
+        if piece.spoiled || !is_wanted {
             return;
         }
         let extent = piece.range.start / self.config.geometry.extent as u64;
-        self.check.fresh[(extent / 64) as usize] |= 1 << (extent % 64);
+        self.check.fresh.insert(extent);
         self.check.stale -= 1;
     }
 
@@ -278,8 +432,11 @@ impl Mirror {
     /// End the running check without a result.
     pub(super) fn check_failed(&mut self) {
         self.check.broken = true;
+        self.check.mending = None;
+        self.forget_questions();
         for slot in 0..self.slots.len() as u16 {
-            if !self.slots[slot as usize].is_free() && !matches!(self.slots[slot as usize].job, Job::Resync(_)) {
+            let piece = &self.slots[slot as usize];
+            if !piece.is_free() && piece.is_of_check() {
                 self.cancel_piece(slot);
             }
         }
@@ -288,7 +445,7 @@ impl Mirror {
     /// The secondary is given up: a check that needs it ends.
     pub(super) fn check_lost_secondary(&mut self) {
         match self.check.purpose {
-            Some(Purpose::Verify) => self.check_failed(),
+            Some(Purpose::Verify(_)) => self.check_failed(),
             Some(Purpose::Digest { leg, .. }) if leg != self.primary => self.check_failed(),
             Some(Purpose::Digest { .. }) | None => {}
         }

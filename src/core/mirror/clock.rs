@@ -26,6 +26,8 @@ impl Mirror {
         self.check_failover_pause();
         self.check_digest_deadline();
         self.check_tracking();
+        self.check_quiet();
+        self.check_suspicion();
         self.pump();
     }
 
@@ -78,6 +80,7 @@ impl Mirror {
             .chain(self.flush.map(|flush| flush.issued_at))
             .chain(self.drain_flushes[secondary].map(|flush| flush.issued_at))
             .chain(self.tracking.flushes[secondary].map(|flush| flush.issued_at))
+            .chain(self.check.mend_flush_on(self.secondary()))
             .min();
         self.give_up_after(oldest, self.config.leg_timeout);
     }

@@ -163,6 +163,7 @@ impl Mirror {
         let ranges = self.unflushed[leg.index()].take(&geometry);
         for &range in ranges.as_deref().unwrap_or(&[geometry.whole()]) {
             self.doubt.add(leg, range);
+            self.distrust_doubted(leg, range);
         }
         if !self.remembers() {
             return;
@@ -191,7 +192,19 @@ impl Mirror {
     /// Everything written to the leg since its last good flush may not be there: it is dirty.
     pub(super) fn doubt_unflushed(&mut self, leg: LegId) {
         let ranges = self.unflushed[leg.index()].take(&self.config.geometry);
+        match &ranges {
+            Some(ranges) => ranges.iter().for_each(|&range| self.distrust_doubted(leg, range)),
+            None => self.distrust_doubted(leg, self.config.geometry.whole()),
+        }
         self.doubt(ranges);
+    }
+
+    /// What the leg shows of `range` may be gone tomorrow.
+    fn distrust_doubted(&mut self, leg: LegId, range: Range) {
+        if !breaks::on(Break::DoubtedSigned) {
+            self.distrust(leg, range);
+            self.spoil_walks(range);
+        }
     }
 
     fn doubt(&mut self, ranges: Option<Vec<Range>>) {

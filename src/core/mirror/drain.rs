@@ -42,7 +42,7 @@ pub(super) enum Purpose {
 
 impl Purpose {
     /// Whether it ends with a record that says clean, and this core with it.
-    fn is_final(self) -> bool {
+    pub(super) fn is_final(self) -> bool {
         match self {
             Purpose::Stop | Purpose::HandOver(_) => true,
             Purpose::Switch | Purpose::Protocol(_) | Purpose::Failover { .. } => false,
@@ -240,6 +240,7 @@ impl Mirror {
         self.watch_tracking();
         let longest = longest.max(self.release_hold(HOLD_DRAIN | HOLD_READS));
         self.release_reads();
+        self.watch_quiet();
         longest
     }
 
@@ -314,7 +315,7 @@ impl Mirror {
                 }
             }
             Phase::Flush if self.is_flushing() => {}
-            Phase::Flush if drain.purpose.is_final() && self.remembers() && drain.clean => {
+            Phase::Flush if drain.purpose.is_final() && drain.clean => {
                 self.set_phase(Phase::Save);
                 self.save();
             }
@@ -363,13 +364,16 @@ impl Mirror {
         })?;
         let since = match self.recorder.busy_since() {
             Some(since) => since.max(drain.held_at),
-            None if !self.tracking.is_idle() => drain.held_at,
+            None if !self.tracking.is_idle() || self.is_telling() || !self.are_suspects_kept() => drain.held_at,
             None => return None,
         };
         Some(since + RECORD_BUDGET)
     }
 
     pub(super) fn stopped(&mut self, clean: bool) {
+        // The record that ends this core is also the first after which a leg that is being detached can be let go: nothing is
+        // told, or let go, after this.
+        self.leg_is_quiet();
         self.set_phase(Phase::Stopped);
         match self.drain {
             Some(Drain {
@@ -406,9 +410,12 @@ impl Mirror {
         let steady = matches!(self.follow, Follow::Not | Follow::Syncing | Follow::InSync) || unrecordable;
         let answered = steady && self.admitted == 0;
         let is_final = self.drain.is_some_and(|drain| drain.purpose.is_final());
-        let tables_idle = !is_final || unrecordable || self.tracking.is_idle();
-        let flushing = self.drain_flushes.iter().any(Option::is_some) || self.tracking.is_flushing();
-        let under_way = self.flush.is_some() || flushing || !tables_idle;
+        // The next core is to know what is suspect, and nobody writes the list behind its back.
+        let tables_idle = !is_final || unrecordable || self.tracking.is_idle() && self.are_suspects_kept();
+        let asked = self.tracking.is_flushing() || self.check.is_flushing();
+        let flushing = self.drain_flushes.iter().any(Option::is_some) || asked;
+        let hashing = is_final && (self.pieces > 0 || self.is_telling()) && !unrecordable;
+        let under_way = self.flush.is_some() || flushing || hashing || !tables_idle;
         match self.drain {
             // A leg that does not count has no part in the protocol: what it may still be at is not waited for.
             Some(Drain {
@@ -573,6 +580,8 @@ impl Mirror {
                 self.primary = durable.primary;
                 // The new primary has everything, durably.
                 self.flush_failure_untold = false;
+                // It was the old one that failed, even if nothing is lacking or in doubt there: the guest is off it.
+                self.failover_due = false;
                 self.counters.follow();
                 self.counters.flushed = self.counters.source;
                 let pause = self.end_drain();

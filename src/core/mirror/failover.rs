@@ -144,7 +144,7 @@ impl Mirror {
             return true;
         }
         let copied = self.dirty.is_empty() && !self.resync.active && !self.resync.stuck;
-        self.follow == Follow::InSync && copied
+        self.follow == Follow::InSync && copied && self.suspects.is_empty()
     }
 
     /// Whether nothing is left to be done before the secondary can be flushed.
@@ -152,7 +152,8 @@ impl Mirror {
         if breaks::on(Break::MovedUndrained) {
             return true;
         }
-        let flushing = self.drain_flushes.iter().any(Option::is_some) || self.tracking.is_flushing();
+        let asked = self.tracking.is_flushing() || self.check.is_flushing();
+        let flushing = self.drain_flushes.iter().any(Option::is_some) || asked;
         let idle = self.flush.is_none() && !flushing && self.abandoned == 0;
         // What failed, and has landed on the other leg, is all that is left.
         let failed = |index: u32| self.table[index].error.is_some() && self.table[index].settled;

@@ -169,6 +169,7 @@ impl Mirror {
             }
             Follow::Leaving if !self.recorder.may_count(secondary) || breaks::on(Break::DemotionUndurable) => {
                 self.follow = Follow::Not;
+                self.end_decided();
                 self.settle_demotion();
                 self.review_guests();
                 self.leg_is_quiet();
@@ -222,11 +223,14 @@ impl Mirror {
     }
 
     fn become_in_sync(&mut self) {
+        // What was decided before may not have reached it.
+        self.forget_decided();
         self.follow = Follow::InSync;
         self.copy_mode = CopyMode::Dirty;
         self.copy_kind = WalkKind::Dirty;
         self.catch_up.in_sync_since = self.now;
         self.end_resync(true);
+        self.keep_copied();
         self.review_guests();
         self.try_flush_secondary();
     }
@@ -314,7 +318,7 @@ impl Mirror {
     /// be tried again.
     pub(super) fn leg_is_quiet(&mut self) {
         let secondary = self.secondary();
-        if self.follow != Follow::Not || !self.is_secondary_idle() {
+        if self.follow != Follow::Not || !self.is_secondary_idle() || self.is_stopped() {
             return;
         }
         let leg = *self.leg(secondary);
@@ -328,6 +332,7 @@ impl Mirror {
             self.size_pool(0);
             self.effects.push_back(Effect::Release(secondary));
             self.notify(Event::Detached(secondary));
+            self.walks_may_rest();
         }
     }
 
@@ -335,7 +340,8 @@ impl Mirror {
     pub(super) fn is_secondary_idle(&self) -> bool {
         let at = self.secondary().index();
         let flushes = [self.drain_flushes[at], self.tracking.flushes[at]];
-        let drained = self.abandoned == 0 && flushes.iter().all(Option::is_none);
+        let mending = self.check.mend_flush_on(self.secondary()).is_some();
+        let drained = self.abandoned == 0 && flushes.iter().all(Option::is_none) && !mending;
         let primary = self.primary;
         drained
             && self.reads_on(self.secondary()) == 0

@@ -38,7 +38,7 @@ impl Mirror {
         if self.check.is_active() || self.recorder.is_uncertain() || self.failover_due {
             return Err(Refusal::Busy);
         }
-        if let Some(leg) = self.unanswering() {
+        if let Some(leg) = self.unanswering(max_pause) {
             return Err(Refusal::Unanswered(leg));
         }
         let number = self.recorder.renew();
@@ -49,12 +49,17 @@ impl Mirror {
         Ok(())
     }
 
-    /// A leg with operations that nobody waits for any more.
-    fn unanswering(&self) -> Option<LegId> {
+    /// A leg with operations that nobody waits for any more, or that have taken longer already than may be waited.
+    fn unanswering(&self, max_pause: Span) -> Option<LegId> {
         let of_drain = LegId::ALL
             .into_iter()
-            .find(|leg| self.drain_flushes[leg.index()].is_some());
-        of_drain.or((self.abandoned > 0).then_some(self.secondary()))
+            .find(|leg| self.drain_flushes[leg.index()].is_some() || self.check.mend_flush_on(*leg).is_some());
+        let (now, secondary) = (self.now, self.secondary());
+        let mut entries = self.table.indices().map(|index| &self.table[index]);
+        let hangs = entries.any(|entry| {
+            entry.live && entry.sides[secondary.index()] == Side::Issued && entry.issued_at + max_pause <= now
+        });
+        of_drain.or((self.abandoned > 0 || hangs).then_some(secondary))
     }
 
     pub(super) fn is_handing_over(&self) -> bool {
@@ -118,7 +123,8 @@ impl Mirror {
         // What waits there, waits for one of these.
         let on_it = |side: Side| matches!(side, Side::Issued | Side::Abandoned);
         let mut entries = self.table.indices().map(|index| &self.table[index]);
-        let flushed = self.drain_flushes[at].is_none() && self.tracking.flushes[at].is_none();
+        let asked = [self.drain_flushes[at], self.tracking.flushes[at]];
+        let flushed = asked.iter().all(Option::is_none) && self.check.mend_flush_on(leg).is_none();
         let flushes_of_guests = || {
             (0..self.guests.len() as u16).map(Tag).any(|tag| {
                 let guest = &self.guests[tag.0 as usize];

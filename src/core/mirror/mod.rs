@@ -21,8 +21,10 @@ mod hand_over;
 mod memory;
 mod owed;
 mod recorder;
+mod repair;
 mod rewrite;
 mod settle;
+mod signing;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -45,7 +47,10 @@ use super::pool::Pool;
 use super::record::{Protocol, Record};
 use super::regions::{Regions, Tracked};
 use super::request::{Errno, Request, Tag};
+use super::signature::Signature;
+use super::signatures::Signatures;
 use super::status::{IoCounts, WalkKind};
+use super::suspects::Suspects;
 use super::time::Time;
 use super::unflushed::Unflushed;
 use admit::Guest;
@@ -55,6 +60,8 @@ use doubt::Doubt;
 use drain::{Drain, DrainFlush};
 use follow::{CatchUp, Follow};
 use recorder::Recorder;
+use repair::Suspicion;
+use signing::Quiet;
 use std::collections::VecDeque;
 use table::Table;
 use tracking::Tracking;
@@ -90,6 +97,7 @@ enum OpKind {
     SecondaryFlush,
     DrainFlush(LegId),
     CheckpointFlush(LegId),
+    MendFlush(LegId),
 }
 
 impl OpKind {
@@ -101,6 +109,7 @@ impl OpKind {
             OpKind::SecondaryFlush => 4,
             OpKind::DrainFlush(leg) => 5 + leg.index() as u64,
             OpKind::CheckpointFlush(leg) => (leg.index() as u64) << 3 | 7,
+            OpKind::MendFlush(leg) => (leg.index() as u64 + 2) << 3 | 7,
         })
     }
 
@@ -114,8 +123,12 @@ impl OpKind {
             4 => OpKind::SecondaryFlush,
             5 => OpKind::DrainFlush(LegId::A),
             6 => OpKind::DrainFlush(LegId::B),
-            _ if index == LegId::A.index() as u64 => OpKind::CheckpointFlush(LegId::A),
-            _ => OpKind::CheckpointFlush(LegId::B),
+            _ => match index {
+                0 => OpKind::CheckpointFlush(LegId::A),
+                1 => OpKind::CheckpointFlush(LegId::B),
+                2 => OpKind::MendFlush(LegId::A),
+                _ => OpKind::MendFlush(LegId::B),
+            },
         }
     }
 }
@@ -184,8 +197,14 @@ pub struct Mirror {
     flush_wanted: u64,
 
     slots: Vec<Slot>,
+    /// Slots that are not free.
+    pieces: usize,
     resync: Resync,
     check: Check,
+    signatures: Signatures,
+    quiet: Quiet,
+    suspects: Suspects,
+    suspicion: Suspicion,
     drain: Option<Drain>,
     /// By leg.
     drain_flushes: [Option<DrainFlush>; 2],
@@ -198,15 +217,22 @@ impl Mirror {
     /// A core that goes on from `record`, which is durable and not clean (see [`Record::opened`]). `legs` says, by
     /// [`LegId::index`], what those legs can do that are there and claimed; the primary must be. A secondary that is
     /// there, attached and recorded as syncing is made equal by `resync`, where `tracked` says that the legs may differ;
-    /// `None`: they may differ anywhere, and the record does not say otherwise.
+    /// `None`: they may differ anywhere, and the record does not say otherwise. `suspects` are the places that the record calls
+    /// suspect.
     pub fn new(
         config: Config,
         record: Record,
         legs: [Option<LegTraits>; 2],
         tracked: Option<Tracked>,
+        suspects: Suspects,
         resync: CopyMode,
         now: Time,
     ) -> Mirror {
+        assert_eq!(
+            record.suspect,
+            !suspects.is_empty(),
+            "the record says whether there are any"
+        );
         assert!(
             tracked.is_some() || !record.tracked,
             "the record says where the legs may differ"
@@ -273,8 +299,13 @@ impl Mirror {
             flushes_completed: 0,
             flush_wanted: 0,
             slots: vec![Slot::FREE; config.layout.copies as usize],
+            pieces: 0,
             resync: Resync::new(),
             check: Check::new(),
+            signatures: Signatures::new(&config.geometry),
+            quiet: Quiet::new(),
+            suspicion: Suspicion::new(record.suspect),
+            suspects,
             drain: None,
             drain_flushes: [None; 2],
             io: IoCounts::default(),
@@ -282,6 +313,9 @@ impl Mirror {
         };
         assert!(mirror.leg(mirror.primary).traits.is_some(), "the primary is there");
         mirror.populate(0, config.layout.tags_bytes(), true);
+        for leg in LegId::ALL.into_iter().filter(|&leg| mirror.doubt.is_doubted(leg)) {
+            mirror.signatures.touch_all(leg);
+        }
         mirror.resume_following(tracked);
         mirror.pump();
         mirror
@@ -304,6 +338,7 @@ impl Mirror {
             OpKind::SecondaryFlush => self.secondary_flush_completed(result),
             OpKind::DrainFlush(leg) => self.drain_flush_completed(leg, result),
             OpKind::CheckpointFlush(leg) => self.checkpoint_flush_completed(leg, result),
+            OpKind::MendFlush(leg) => self.mend_flush_completed(leg, result),
         }
         self.pump();
     }
@@ -323,9 +358,9 @@ impl Mirror {
     }
 
     /// A hash has been taken.
-    pub fn handle_hashed(&mut self, now: Time, walk: WalkId) {
+    pub fn handle_hashed(&mut self, now: Time, walk: WalkId, signature: Signature) {
         self.now = now;
-        self.hashed(walk);
+        self.hashed(walk, signature);
         self.pump();
     }
 

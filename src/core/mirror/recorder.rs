@@ -161,7 +161,9 @@ impl Mirror {
             }),
             protocol: self.recorder.protocol,
             generation_ceiling: self.recorder.ceiling,
-            tracked: self.tracking.tracked && self.remembers(),
+            // Of one leg there is nothing to track; but what is known of it is saved before it says clean.
+            tracked: self.tracking.tracked && (self.remembers() || self.recorder.clean),
+            suspect: self.suspicion.is_recorded(&self.suspects),
             clean: self.recorder.clean,
         }
     }

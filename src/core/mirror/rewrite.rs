@@ -58,7 +58,7 @@ impl Mirror {
     /// Whether the secondary holds the newest data of this range when its turn comes.
     fn may_serve(&self, range: Range) -> bool {
         let failed = self.resync.failed().iter().any(|failed| failed.overlaps(range));
-        self.follow == Follow::InSync && !self.dirty.touches(range) && !failed
+        self.follow == Follow::InSync && !self.dirty.touches(range) && !failed && !self.suspects.touch(range)
     }
 
     /// See what can be done for reads that failed.
@@ -125,6 +125,8 @@ impl Mirror {
             live: true,
         });
         self.guests[tag.0 as usize].entry = Some(index);
+        self.distrust(self.primary, range);
+        self.spoil_walks(range);
         self.enter_regions(range, marked);
         self.enter(index);
     }
@@ -203,6 +205,7 @@ impl Mirror {
     fn rewrite_failed(&mut self, range: Range) {
         // Whatever is flushed before the guest is moved: this is to be written to it then.
         self.doubt.add(self.primary, range);
+        self.distrust(self.primary, range);
         if self.follow == Follow::InSync {
             self.failover_due = true;
             self.fail_over();

@@ -255,6 +255,9 @@ impl Mirror {
         self.tracking.regions.end_write(result.is_ok());
         if std::mem::take(&mut self.tracking.clears) && self.tracking.step == Step::Clear {
             self.tracking.step = Step::Idle;
+            if result.is_ok() {
+                self.leave_decided();
+            }
         }
         if result.is_err() {
             self.tracking_failed();
@@ -262,6 +265,16 @@ impl Mirror {
         self.pump_marks();
         self.watch_tracking();
         self.pump();
+    }
+
+    /// Whether mutations of `range` are under way, or may not be durable on both legs.
+    pub(super) fn is_used(&self, range: Range) -> bool {
+        self.tracking.regions.is_any_in_use(range)
+    }
+
+    /// Whether a start would compare all of `range`.
+    pub(super) fn is_marked(&self, range: Range) -> bool {
+        self.tracking.regions.are_active(range)
     }
 
     /// Look for something to do within a while, if there may be something.
@@ -324,7 +337,13 @@ impl Mirror {
     /// Whether a resync has got on since the last checkpoint, where that can be kept.
     fn has_copied(&self) -> bool {
         let tracking = &self.tracking;
-        tracking.tracked && self.resync.active && self.resync.status.bytes_done != tracking.copied
+        tracking.tracked && self.resync.status.bytes_done != tracking.copied
+    }
+
+    /// A resync is through: what is saved as dirty is not, any more, and a kill is not to cost a comparison of it.
+    pub(super) fn keep_copied(&mut self) {
+        self.begin_checkpoint(self.config.linger);
+        self.watch_tracking();
     }
 
     /// Whether a flush of a checkpoint is under way that counts: not that of a secondary that was given up.
@@ -439,7 +458,13 @@ impl Mirror {
         if !self.is_written() && self.leg(self.secondary()).traits.is_some() {
             self.doubt_unflushed(self.secondary());
         }
+        if self.is_written() && self.drain.is_some_and(|drain| drain.purpose.is_final()) {
+            self.distrust_unflushed(self.secondary());
+        }
         self.tracking.saving = true;
+        if !breaks::on(Break::StaleKept) {
+            self.signatures.forget_stale();
+        }
         self.effects.push_back(Effect::Save);
     }
 
@@ -459,6 +484,10 @@ impl Mirror {
             .filter(|slot| matches!(slot.job, Job::Resync(_)) && !breaks::on(Break::SavedWithoutPieces))
             .for_each(|slot| add(slot.range));
         self.resync.failed().iter().for_each(|&range| add(range));
+        // A copy has left them out; a start that does not know them is to compare them.
+        if !self.are_suspects_recorded() {
+            self.suspects.iter().for_each(|suspect| add(suspect.range));
+        }
         if self.is_written()
             && !breaks::on(Break::SavedWithoutUnflushed)
             && !self.unflushed[self.secondary().index()].each(geometry, &mut add)
@@ -472,6 +501,7 @@ impl Mirror {
         self.now = now;
         let result = result.or_else(|error| ignored(Break::SaveFailureIgnored, error));
         self.tracking.saving = false;
+        self.signatures.forgotten(result.is_ok());
         if self.drain_saved(result) {
             self.pump();
             return;

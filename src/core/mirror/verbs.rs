@@ -4,7 +4,7 @@ use super::Mirror;
 use super::drain::Purpose;
 use super::follow::Follow;
 use crate::core::breaks::{self, Break};
-use crate::core::config::{CopyMode, LegTraits, Refusal};
+use crate::core::config::{Comes, CopyMode, LegTraits, Refusal, Repair};
 use crate::core::leg::{Health, LegId};
 use crate::core::record::Protocol;
 use crate::core::status::WalkKind;
@@ -16,8 +16,16 @@ impl Mirror {
     ///
     /// # Errors
     /// `IsPrimary`, `AlreadyAttached` if it is followed, `Busy` while operations of an earlier following are under way.
-    pub fn attach(&mut self, now: Time, leg: LegId, traits: LegTraits, how: CopyMode) -> Result<(), Refusal> {
+    pub fn attach(
+        &mut self,
+        now: Time,
+        leg: LegId,
+        traits: LegTraits,
+        how: CopyMode,
+        comes: Comes,
+    ) -> Result<(), Refusal> {
         self.now = now;
+        let is_known = comes == Comes::Known;
         self.refuse_while_draining()?;
         if leg == self.primary {
             return Err(Refusal::IsPrimary);
@@ -25,7 +33,7 @@ impl Mirror {
         if self.follow != Follow::Not || self.leg(leg).detaching {
             return Err(Refusal::AlreadyAttached);
         }
-        if !self.is_secondary_idle() {
+        if !self.is_secondary_idle() || !is_known && self.signatures.is_emptying(leg) {
             return Err(Refusal::Busy);
         }
         let known = self.leg(leg).known;
@@ -36,6 +44,10 @@ impl Mirror {
             self.doubt_unflushed(leg);
         }
         self.unflushed[leg.index()].forget();
+        if !is_known {
+            self.forget_table(leg);
+            self.suspects.forget_verdicts();
+        }
         match how {
             CopyMode::Dirty if known => {
                 // What an interrupted full copy did not reach is not worth reading: such a copy goes on as it began. Else
@@ -60,6 +72,11 @@ impl Mirror {
                 self.copy_mode = how;
                 self.copy_kind = WalkKind::Full;
             }
+        }
+        // What is on it is given up, in the record that says syncing, and that nothing is tracked. One before would claim to know where the
+        // legs differ, or that the leg is an image of some moment; one behind would leave out of the copy what nobody has looked at.
+        if how == CopyMode::Blind || comes == Comes::Another {
+            self.give_up_suspects();
         }
         self.start_following();
         self.pump();
@@ -103,15 +120,18 @@ impl Mirror {
     }
 
     /// Exchange roles; ends with `Switched` or `SwitchGivenUp`. No request is held longer than `max_pause` (else the stall
-    /// budget) before the record is begun.
+    /// budget) before the record is begun. With `force`, also where places are suspect.
     ///
     /// # Errors
-    /// `NotInSync`, `Busy`.
-    pub fn switch(&mut self, now: Time, max_pause: Option<Span>) -> Result<(), Refusal> {
+    /// `NotInSync`, `Suspect`, `Busy`.
+    pub fn switch(&mut self, now: Time, max_pause: Option<Span>, force: bool) -> Result<(), Refusal> {
         self.now = now;
         self.refuse_while_draining()?;
         if self.follow != Follow::InSync || !self.dirty.is_empty() || self.resync.active {
             return Err(Refusal::NotInSync);
+        }
+        if !self.suspects.is_empty() && !force {
+            return Err(Refusal::Suspect);
         }
         if self.check.is_active() || self.recorder.is_uncertain() || self.drain_flushes.iter().any(Option::is_some) {
             return Err(Refusal::Busy);
@@ -122,39 +142,41 @@ impl Mirror {
         Ok(())
     }
 
-    /// Compare the legs; ends with `Verified`, after a `Difference` for each range that differs.
+    /// Compare the legs, and mend what is to be; ends with `Verified`, after a `Difference` for each range that differs, and
+    /// `Mended` for each that was mended.
     ///
     /// # Errors
     /// `NotInSync`, `Busy`.
-    pub fn verify(&mut self, now: Time) -> Result<(), Refusal> {
+    pub fn verify(&mut self, now: Time, repair: Repair) -> Result<(), Refusal> {
         self.now = now;
         self.refuse_while_draining()?;
         if self.follow != Follow::InSync {
             return Err(Refusal::NotInSync);
         }
-        if self.check.is_active() {
+        let weighing = self.slots.iter().any(|slot| !slot.is_free() && slot.is_weighed());
+        if self.check.is_active() || weighing || self.is_consulting() || self.check.is_flushing() {
             return Err(Refusal::Busy);
         }
-        self.begin_verify();
+        self.begin_verify(repair);
         self.pump();
         Ok(())
     }
 
-    /// Hash every extent of this leg at one moment; yields `Hash` effects, some extents more than once (the last counts),
-    /// and ends with `Digested`.
+    /// Hash every extent of this leg at one moment, or, unless all are to be read back, look up its signature where that is known;
+    /// yields `Recall` and `Hash` effects, some extents more than once (the last counts), and ends with `Digested`.
     ///
     /// # Errors
     /// `NotInSync` for a secondary that is not, `Busy`.
-    pub fn digest(&mut self, now: Time, leg: LegId, max_pause: Span) -> Result<(), Refusal> {
+    pub fn digest(&mut self, now: Time, leg: LegId, max_pause: Span, read_back: bool) -> Result<(), Refusal> {
         self.now = now;
         self.refuse_while_draining()?;
         if !self.may_read_all(leg) {
             return Err(Refusal::NotInSync);
         }
-        if self.check.is_active() {
+        if self.check.is_active() || self.check.is_asking() {
             return Err(Refusal::Busy);
         }
-        self.begin_digest(leg, max_pause);
+        self.begin_digest(leg, max_pause, read_back);
         self.pump();
         Ok(())
     }
@@ -258,6 +280,7 @@ impl Mirror {
         self.now = now;
         self.resync.paused = paused;
         if !paused {
+            self.watch_quiet();
             if matches!(self.follow, Follow::Syncing | Follow::InSync) && !self.dirty.is_empty() {
                 self.begin_resync();
             }

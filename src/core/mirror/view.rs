@@ -27,6 +27,8 @@ impl Mirror {
             pool_bytes: self.config.pool_bytes,
             resync: self.resync.status,
             check: self.check.status(),
+            unsigned_bytes: self.unsigned_bytes(),
+            hot_skipped: self.quiet.skipped,
             paused: self.resync.paused,
             rate: self.resync.rate,
             comes_by_itself: self.comes_by_itself() && !self.resync.stuck,

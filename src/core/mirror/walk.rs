@@ -20,14 +20,18 @@
 use super::Mirror;
 use super::OpKind;
 use super::follow::Follow;
+use super::signing::Sources;
 use super::table::{Change, Entry, Owner, Side};
+use crate::core::bits::Bits;
 use crate::core::breaks::{self, Break};
 use crate::core::config::CopyMode;
 use crate::core::effect::{Action, BlockMask, Effect, Event, WalkId};
 use crate::core::geometry::Range;
+use crate::core::layout::Buf;
 use crate::core::leg::LegId;
 use crate::core::request::Errno;
-use crate::core::status::WalkStatus;
+use crate::core::signature::{Signature, Source};
+use crate::core::status::{WalkKind, WalkStatus};
 use crate::core::time::{Span, Time};
 
 /// Pieces under way at once while the guest is at work.
@@ -38,6 +42,21 @@ pub(super) enum Job {
     Resync(CopyMode),
     Verify,
     Digest(LegId),
+    /// Of an extent that is quiet: read the primary, or both legs, for its signature.
+    Quiet {
+        both: bool,
+    },
+    /// What a piece has read is hashed, behind it.
+    Sign(Sources),
+    /// What a piece has read of both legs differs, and is hashed, behind it.
+    Weigh {
+        /// For a verify.
+        verify: bool,
+    },
+    /// This leg is wrong here, and gets what the other holds.
+    Mend {
+        leg: LegId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +86,16 @@ pub(super) struct Slot {
     run: (usize, usize),
     /// Of a verify: blocks that a copy admitted behind it is to mend.
     pub(super) mended_behind: BlockMask,
+    /// Both legs were read, and hold the same.
+    equal: bool,
+    /// The legs differ behind it.
+    differs: bool,
+    /// By leg: where the bytes lie that were read there.
+    bufs: [Buf; 2],
+    /// Of what differs: the signature of what leg `a` holds.
+    first: Option<Signature>,
+    /// How often it was read before.
+    pub(super) tries: u8,
     /// Its result is of no interest any more.
     cancelled: bool,
     /// A guest's write came behind it.
@@ -85,12 +114,57 @@ impl Slot {
         mask: BlockMask([0; 4]),
         run: (0, 0),
         mended_behind: BlockMask([0; 4]),
+        equal: false,
+        differs: false,
+        bufs: [Buf(0); 2],
+        first: None,
+        tries: 0,
         cancelled: false,
         spoiled: false,
     };
 
     pub(super) fn is_free(&self) -> bool {
         self.phase == Phase::Free
+    }
+
+    /// Whether it has read what it was to read, and done with it what it was to do.
+    pub(super) fn is_sound(&self) -> bool {
+        !self.cancelled && self.failed == [false; 2] && !self.differs
+    }
+
+    /// Whether it belongs to a verify or digest.
+    pub(super) fn is_of_check(&self) -> bool {
+        match self.job {
+            Job::Verify | Job::Digest(_) | Job::Mend { .. } | Job::Weigh { verify: true } => true,
+            Job::Resync(_) | Job::Quiet { .. } | Job::Sign(_) | Job::Weigh { verify: false } => false,
+        }
+    }
+
+    /// Whether it compares for a verify.
+    pub(super) fn is_of_verify(&self) -> bool {
+        matches!(self.job, Job::Verify | Job::Weigh { verify: true })
+    }
+
+    pub(super) fn is_weighed(&self) -> bool {
+        matches!(self.job, Job::Weigh { .. })
+    }
+
+    pub(super) fn is_mending(&self) -> bool {
+        matches!(self.job, Job::Mend { .. })
+    }
+
+    /// Blocks that differ.
+    pub(super) fn differing(&self) -> BlockMask {
+        self.mask
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled
+    }
+
+    /// Whether both legs were read, and hold the same.
+    pub(super) fn is_equal(&self) -> bool {
+        self.equal
     }
 }
 
@@ -99,6 +173,10 @@ pub(super) struct Resync {
     pub(super) active: bool,
     pub(super) status: WalkStatus,
     cursor: u64,
+    /// What the tables are being asked for, if they are: extents that are dirty and may be equal all the same.
+    pub(super) matching: Option<Bits>,
+    /// They have not answered yet, whoever asked.
+    asked: bool,
     /// Pieces whose source could not be read; dirty again when the walk ends.
     pub(super) failed: Vec<Range>,
     /// It ended with pieces that could not be copied.
@@ -116,6 +194,8 @@ impl Resync {
             active: false,
             status: WalkStatus::default(),
             cursor: 0,
+            matching: None,
+            asked: false,
             failed: Vec::new(),
             stuck: false,
             paused: false,
@@ -148,6 +228,71 @@ impl Mirror {
         };
         self.want_copies(true);
         self.watch_tracking();
+        self.ask_tables();
+    }
+
+    /// Before everything is compared, ask the tables where both legs are known to hold the same.
+    ///
+    /// *Why what is equal there needs no copy:* both entries say what the legs hold, from before this until the answer: a mutation of
+    /// the extent takes it out of what was asked, and so does doubt of a leg. *Why that is as good as a copy:* what a leg shows
+    /// may not be durable there; so it counts as written and not flushed.
+    fn ask_tables(&mut self) {
+        let everything = self.dirty.bytes() == self.config.geometry.size && !self.doubt.is_doubted(self.secondary());
+        if self.follow != Follow::Syncing || self.copy_mode != CopyMode::Compare || !everything || self.resync.asked {
+            return;
+        }
+        let mut asked = self.signatures.trusted(LegId::A).clone();
+        asked.intersect(self.signatures.trusted(LegId::B));
+        if !asked.is_empty() {
+            self.resync.asked = true;
+            self.resync.matching = Some(asked);
+            self.effects.push_back(Effect::Match);
+        }
+    }
+
+    /// Whether the tables' answer to [`Effect::Match`] is still wanted.
+    pub fn is_matching(&self) -> bool {
+        self.resync.matching.is_some()
+    }
+
+    /// The extents of which the tables are asked whether they are equal. Panics if that is not being asked.
+    pub fn matchable(&self) -> &Bits {
+        self.resync.matching.as_ref().expect("the tables are being asked")
+    }
+
+    /// The legs are known to be equal in these extents.
+    fn is_matched(&mut self, run: Range) {
+        if run.len == 0 {
+            return;
+        }
+        let secondary = self.secondary().index();
+        self.dirty.take(run);
+        self.unflushed[secondary].note(&self.config.geometry, run);
+        let status = &mut self.resync.status;
+        status.kind = WalkKind::Signature;
+        status.bytes_done += run.len;
+        status.bytes_matched += run.len;
+    }
+
+    /// These extents have the same signature in both tables.
+    pub fn handle_matched(&mut self, now: Time, equal: &Bits) {
+        self.now = now;
+        self.resync.asked = false;
+        let asked = self.resync.matching.take();
+        if let Some(asked) = asked.filter(|_| !self.is_stopped()) {
+            let mut run = Range::EMPTY;
+            for extent in equal.iter().filter(|&extent| asked.contains(extent)) {
+                let range = self.config.geometry.extent_range(extent);
+                if run.end() == range.start {
+                    run.len += range.len;
+                } else {
+                    self.is_matched(run);
+                    run = range;
+                }
+            }
+            self.is_matched(run);
+        }
+        self.pump();
     }
 
     /// The walk is over. Pieces that could not be copied are dirty again.
@@ -156,16 +301,20 @@ impl Mirror {
             return;
         }
         self.resync.active = false;
+        self.resync.matching = None;
         self.resync.status.running = false;
         self.resync.status.ended = self.now;
         let failed = std::mem::take(&mut self.resync.failed);
         failed.iter().for_each(|&range| self.dirty.mark(range));
         self.notify(Event::ResyncEnded { in_sync });
         self.walks_may_rest();
+        self.watch_quiet();
     }
 
     pub(super) fn walks_may_rest(&mut self) {
-        if !self.resync.active && !self.check.is_active() && self.slots.iter().all(Slot::is_free) {
+        let walked = self.resync.active || self.check.is_active() || self.pieces > 0;
+        // While a leg is followed they are needed again and again, and memory is not to be asked for where the guest waits.
+        if !walked && !self.quiet.is_at_work() && self.follow == Follow::Not {
             self.want_copies(false);
         }
     }
@@ -180,7 +329,7 @@ impl Mirror {
     }
 
     fn pump_resync(&mut self) {
-        if !matches!(self.follow, Follow::Syncing | Follow::InSync) {
+        if !matches!(self.follow, Follow::Syncing | Follow::InSync) || self.resync.matching.is_some() {
             return;
         }
         let most = BlockMask::SPAN.min(self.config.layout.copy_bytes as u64);
@@ -197,7 +346,12 @@ impl Mirror {
             self.note_mending(range);
             // What it shows proves nothing where it may have lost what it shows.
             let doubted = self.doubt.touches(self.secondary(), range) && !breaks::on(Break::DoubtedCompared);
-            let mode = if doubted { CopyMode::Blind } else { self.copy_mode };
+            let mode = match self.copy_mode {
+                _ if doubted => CopyMode::Blind,
+                // What is suspect is told from what is not by comparing.
+                CopyMode::Dirty if self.suspects.touch(range) => CopyMode::Compare,
+                mode => mode,
+            };
             self.start_piece(Job::Resync(mode), range);
         }
         let busy = self
@@ -212,7 +366,8 @@ impl Mirror {
             self.end_resync(false);
             self.schedule_catch_up();
         } else if self.follow == Follow::Syncing {
-            if self.drain.is_none() {
+            // It lacks what it has missed of what is suspect: a record that calls it in sync says that there is such.
+            if self.drain.is_none() && (self.suspects.is_empty() || self.are_suspects_recorded()) {
                 self.join();
             }
         } else {
@@ -222,7 +377,7 @@ impl Mirror {
 
     /// Whether another piece may start: within the rate, few while the guest is at work.
     pub(super) fn may_start_piece(&mut self, len: u64) -> bool {
-        let busy = self.slots.iter().filter(|slot| !slot.is_free()).count();
+        let busy = self.pieces;
         let most = if self.admitted > 0 {
             PIECES_BESIDE_GUEST
         } else {
@@ -253,6 +408,11 @@ impl Mirror {
 
     /// Admit a piece. One is free ([`Mirror::may_start_piece`]) and the range fits a copy buffer.
     pub(super) fn start_piece(&mut self, job: Job, range: Range) {
+        self.start_piece_again(job, range, 0);
+    }
+
+    /// The same, of a piece that was read so often before.
+    pub(super) fn start_piece_again(&mut self, job: Job, range: Range, tries: u8) {
         let free = self.slots.iter().position(Slot::is_free).expect("a slot is free");
         let primary = self.primary;
         let secondary = primary.other();
@@ -260,16 +420,24 @@ impl Mirror {
         let mut read = [false; 2];
         match job {
             Job::Resync(CopyMode::Blind | CopyMode::Dirty) => read[secondary.index()] = true,
-            Job::Resync(CopyMode::Compare) | Job::Verify => {}
+            Job::Resync(CopyMode::Compare) | Job::Verify | Job::Quiet { both: true } => {}
             Job::Digest(leg) => {
                 sides[leg.other().index()] = if leg == primary { Side::Absent } else { Side::Done };
                 read[leg.other().index()] = true;
             }
+            Job::Quiet { both: false } => {
+                sides[secondary.index()] = Side::Absent;
+                read[secondary.index()] = true;
+            }
+            Job::Mend { leg } => read[leg.index()] = true,
+            Job::Sign(_) | Job::Weigh { .. } => unreachable!("what is hashed was read before"),
         }
-        let writes = matches!(job, Job::Resync(_));
-        if writes {
-            self.spoil_check(range);
+        let target = self.target(job);
+        if let Some(leg) = target {
+            self.distrust(leg, range);
+            self.spoil_walks(range);
         }
+        let writes = target == Some(secondary);
         let mut bufs = [self.config.layout.copy(free as u16, 0); 2];
         bufs[secondary.index()] = self.config.layout.copy(free as u16, 1);
         let index = self.table.insert(Entry {
@@ -294,8 +462,11 @@ impl Mirror {
             entry: index,
             range,
             read,
+            bufs,
+            tries,
             ..Slot::FREE
         };
+        self.pieces += 1;
         self.enter(index);
     }
 
@@ -317,7 +488,7 @@ impl Mirror {
                 }
             }
             Phase::Writing => {
-                let leg = self.secondary();
+                let leg = self.target(piece.job).expect("it writes");
                 let i = leg.index();
                 if piece.ready[i] && self.table[piece.entry].sides[i] == Side::Waiting {
                     self.write_next_run(slot, leg);
@@ -337,8 +508,8 @@ impl Mirror {
         if leg.index() != primary {
             entry.issued_at = now;
         }
-        // What is written to the secondary are the bytes of the primary.
-        let buf = entry.bufs[if writes { primary } else { leg.index() }].skip(offset);
+        // What is written to one leg are the bytes of the other.
+        let buf = entry.bufs[if writes { leg.other() } else { leg }.index()].skip(offset);
         self.submit(OpKind::Entry(leg, index), leg, action, range, buf);
         if leg.index() != primary {
             self.watch_leg();
@@ -373,6 +544,15 @@ impl Mirror {
             self.tell_leg_error(leg, action, piece.range, error);
         }
         if writing {
+            let mends = piece.is_mending();
+            if result.is_err() && leg == self.primary {
+                // The place stays suspect; of the guest's writes each has its own answer.
+                self.unflushed[leg.index()].note(&self.config.geometry, piece.run_range());
+                self.table[index].sides[leg.index()] = Side::Waiting;
+                self.slots[slot as usize].failed[leg.index()] = true;
+                self.finish_piece(slot);
+                return;
+            }
             if let Err(error) = result {
                 self.table[index].sides[leg.index()] = Side::Missed;
                 self.dirty.mark(piece.range);
@@ -385,7 +565,9 @@ impl Mirror {
             }
             let written = piece.run_range();
             self.unflushed[leg.index()].note(&self.config.geometry, written);
-            self.resync.status.bytes_written += written.len;
+            if !mends {
+                self.resync.status.bytes_written += written.len;
+            }
             self.table[index].sides[leg.index()] = Side::Waiting;
             if piece.cancelled {
                 self.finish_if_idle(slot);
@@ -394,10 +576,11 @@ impl Mirror {
             }
             return;
         }
-        self.walk_status(piece.job).bytes_read += piece.range.len;
+        self.count(piece.job, |status| status.bytes_read += piece.range.len);
         self.slots[slot as usize].read[leg.index()] = true;
         self.slots[slot as usize].failed[leg.index()] = result.is_err();
-        if leg == self.primary || matches!(piece.job, Job::Digest(_)) {
+        let reads_only = matches!(piece.job, Job::Digest(_) | Job::Quiet { .. });
+        if leg == self.primary || reads_only || piece.is_mending() {
             self.table[index].sides[leg.index()] = Side::Done;
             self.let_go(index, leg);
         } else {
@@ -428,13 +611,22 @@ impl Mirror {
                 self.finish_piece(slot);
             }
             Job::Resync(CopyMode::Compare) if !target_failed => self.judge(slot, judge),
-            Job::Resync(_) => self.write_piece(slot, BlockMask([u64::MAX; 4])),
+            Job::Resync(_) => {
+                let left = self.without_suspects(&piece, BlockMask([u64::MAX; 4]));
+                self.slots[slot as usize].differs = self.suspects.touch(piece.range);
+                self.write_piece(slot, left);
+            }
             Job::Verify if source_failed || target_failed => {
                 self.slots[slot as usize].cancelled = true;
                 self.check_incomplete();
                 self.finish_piece(slot);
             }
-            Job::Verify => self.judge(slot, judge),
+            Job::Quiet { .. } if source_failed || target_failed => self.finish_piece(slot),
+            Job::Verify | Job::Quiet { both: true } => self.judge(slot, judge),
+            Job::Quiet { both: false } => self.finish_piece(slot),
+            Job::Mend { .. } if source_failed || target_failed => self.finish_piece(slot),
+            Job::Mend { .. } => self.write_piece(slot, BlockMask([u64::MAX; 4])),
+            Job::Sign(_) | Job::Weigh { .. } => unreachable!("it reads nothing"),
             Job::Digest(leg) if piece.failed[leg.index()] => {
                 self.finish_piece(slot);
                 self.check_failed();
@@ -445,6 +637,7 @@ impl Mirror {
                     walk: WalkId(slot),
                     range: piece.range,
                     buf: bufs[leg.index()],
+                    digest: true,
                 },
             ),
         }
@@ -476,25 +669,37 @@ impl Mirror {
         }
         let blocks = piece.blocks();
         let equal = (0..blocks).filter(|&i| !differing.contains(i)).count() as u64 * BlockMask::BLOCK;
-        self.walk_status(piece.job).bytes_matched += equal.min(piece.range.len);
+        self.count(piece.job, |status| status.bytes_matched += equal.min(piece.range.len));
+        if matches!(piece.job, Job::Verify | Job::Quiet { .. }) {
+            self.clear_equal(&piece, differing);
+        }
         if differing.is_empty() {
+            self.slots[walk.0 as usize].equal = true;
             self.finish_piece(walk.0);
-        } else if matches!(piece.job, Job::Verify) {
-            let news = self.news(&piece, differing);
-            let mut from = 0;
-            while let Some(first) = (from..blocks).find(|&i| news.contains(i)) {
-                let end = (first..blocks).find(|&i| !news.contains(i)).unwrap_or(blocks);
-                self.notify(Event::Difference(piece.block_range(first, end)));
-                from = end;
-            }
+        } else if matches!(piece.job, Job::Verify | Job::Quiet { .. }) {
+            self.slots[walk.0 as usize].mask = self.news(&piece, differing);
+            self.slots[walk.0 as usize].differs = true;
             self.finish_piece(walk.0);
         } else {
-            self.write_piece(walk.0, differing);
+            let left = self.without_suspects(&piece, differing);
+            self.slots[walk.0 as usize].differs = left != differing;
+            self.write_piece(walk.0, left);
         }
     }
 
-    pub(super) fn hashed(&mut self, walk: WalkId) {
+    pub(super) fn hashed(&mut self, walk: WalkId, signature: Signature) {
         let piece = self.slots[walk.0 as usize];
+        if let Job::Sign(sources) = piece.job {
+            self.free_slot(walk.0);
+            if !piece.spoiled || breaks::on(Break::SpoiledSigned) {
+                self.note(piece.range, signature, sources);
+            }
+            return;
+        }
+        if let Job::Weigh { .. } = piece.job {
+            self.weigh(walk.0, piece, signature);
+            return;
+        }
         self.slots[walk.0 as usize].phase = Phase::Reading;
         if piece.cancelled {
             self.finish_if_idle(walk.0);
@@ -502,6 +707,59 @@ impl Mirror {
         }
         self.digest_hashed(&piece);
         self.finish_piece(walk.0);
+        let extent = piece.range.start / u64::from(self.config.geometry.extent);
+        if let Job::Digest(leg) = piece.job
+            && !piece.spoiled
+            && !self.doubt.touches(leg, piece.range)
+            // What is known by better evidence than this reading stays.
+            && !(self.check.reads_back && self.signatures.is_trusted(leg, extent))
+        {
+            self.note(
+                piece.range,
+                signature,
+                LegId::ALL.map(|id| (id == leg).then_some(Source::One)),
+            );
+        }
+    }
+
+    /// What one leg holds of an extent that differs is hashed; then what the other does; then the tables are asked.
+    fn weigh(&mut self, slot: u16, piece: Slot, signature: Signature) {
+        match piece.first {
+            _ if piece.cancelled => self.free_slot(slot),
+            None => {
+                self.slots[slot as usize].first = Some(signature);
+                self.hash_behind(slot, piece.bufs[LegId::B.index()]);
+            }
+            Some(first) => {
+                self.free_slot(slot);
+                self.consult(piece, [first, signature]);
+            }
+        }
+    }
+
+    /// Hash what a piece has read, now that it has left the order of both legs.
+    fn hash_behind(&mut self, slot: u16, buf: Buf) {
+        self.effects.push_back(Effect::Hash {
+            walk: WalkId(slot),
+            range: self.slots[slot as usize].range,
+            buf,
+            digest: false,
+        });
+    }
+
+    /// The leg that a piece of this job writes to.
+    fn target(&self, job: Job) -> Option<LegId> {
+        match job {
+            Job::Resync(_) => Some(self.secondary()),
+            Job::Mend { leg } => Some(leg),
+            Job::Verify | Job::Digest(_) | Job::Quiet { .. } | Job::Sign(_) | Job::Weigh { .. } => None,
+        }
+    }
+
+    pub(super) fn free_slot(&mut self, slot: u16) {
+        self.slots[slot as usize] = Slot::FREE;
+        self.pieces -= 1;
+        self.walks_may_rest();
     }
 
     /// A piece is through: it leaves the order of both legs.
@@ -519,14 +777,51 @@ impl Mirror {
             }
         }
         if !piece.cancelled {
-            self.walk_status(piece.job).bytes_done += piece.range.len;
+            self.count(piece.job, |status| status.bytes_done += piece.range.len);
         }
-        self.slots[slot as usize] = Slot::FREE;
+        if let (Some((job, buf)), false) = (self.behind(&piece), self.is_stopped()) {
+            self.slots[slot as usize] = Slot {
+                phase: Phase::Judging,
+                job,
+                first: None,
+                ..piece
+            };
+            self.hash_behind(slot, buf);
+        } else {
+            self.free_slot(slot);
+        }
+        if let Job::Mend { leg } = piece.job {
+            self.mend_ended(leg, piece.range, piece.is_sound() && piece.phase == Phase::Writing);
+        }
+        if matches!(piece.job, Job::Quiet { .. }) {
+            self.quiet_ended(&piece);
+        }
         self.watch_tracking();
         self.settle(index);
         self.table.remove(index);
-        self.walks_may_rest();
         self.leg_is_quiet();
+    }
+
+    /// What is to be done behind a piece, and with the bytes at which place.
+    fn behind(&mut self, piece: &Slot) -> Option<(Job, Buf)> {
+        let verify = piece.job == Job::Verify;
+        let compares = matches!(piece.job, Job::Verify | Job::Quiet { .. });
+        if compares && piece.differs && !piece.cancelled && !piece.mask.is_empty() {
+            let extent = piece.range.start / u64::from(self.config.geometry.extent);
+            if self.config.geometry.extent_range(extent) == piece.range {
+                return Some((Job::Weigh { verify }, piece.bufs[LegId::A.index()]));
+            }
+            // Tables know whole extents.
+            self.tell_differences(piece, None);
+            return None;
+        }
+        let sources = self.sources_of(piece)?;
+        // What mends the primary was read from the secondary; the primary was not read at all.
+        let read = match piece.job {
+            Job::Mend { leg } => leg.other(),
+            _ => self.primary,
+        };
+        Some((Job::Sign(sources), piece.bufs[read.index()]))
     }
 
     fn finish_if_idle(&mut self, slot: u16) {
@@ -553,7 +848,19 @@ impl Mirror {
     pub(super) fn cancel_piece(&mut self, slot: u16) {
         if !self.slots[slot as usize].cancelled {
             self.slots[slot as usize].cancelled = true;
+            self.let_primary_go(slot);
             self.finish_if_idle(slot);
+        }
+    }
+
+    /// A piece that was to mend the primary, and waits for what the secondary may never answer: nothing of the guest's waits for it
+    /// any more.
+    fn let_primary_go(&mut self, slot: u16) {
+        let (piece, leg) = (self.slots[slot as usize], self.primary);
+        let mends = piece.job == Job::Mend { leg } && piece.phase == Phase::Reading;
+        if mends && self.table[piece.entry].sides[leg.index()] == Side::Waiting {
+            self.table[piece.entry].sides[leg.index()] = Side::Done;
+            self.let_go(piece.entry, leg);
         }
     }
 
@@ -562,10 +869,11 @@ impl Mirror {
         self.finish_if_idle(slot);
     }
 
-    fn walk_status(&mut self, job: Job) -> &mut WalkStatus {
+    fn count(&mut self, job: Job, what: impl FnOnce(&mut WalkStatus)) {
         match job {
-            Job::Resync(_) => &mut self.resync.status,
-            Job::Verify | Job::Digest(_) => self.check.status_mut(),
+            Job::Resync(_) => what(&mut self.resync.status),
+            Job::Verify | Job::Digest(_) => what(self.check.status_mut()),
+            Job::Quiet { .. } | Job::Sign(_) | Job::Weigh { .. } | Job::Mend { .. } => {}
         }
     }
 }
@@ -573,7 +881,12 @@ impl Mirror {
 impl Slot {
     /// Whether the piece has nothing to do with the secondary.
     pub(super) fn spares_secondary(&self, primary: LegId) -> bool {
-        matches!(self.job, Job::Digest(leg) if leg == primary)
+        match self.job {
+            Job::Digest(leg) => leg == primary,
+            Job::Quiet { both } => !both,
+            Job::Sign(_) | Job::Weigh { .. } => true,
+            Job::Resync(_) | Job::Verify | Job::Mend { .. } => false,
+        }
     }
 
     /// How many blocks it has; the last may be partial.

@@ -5,7 +5,7 @@ use super::server::{MAX_CONNECTIONS, Server, Socket};
 use super::{Client, Handler};
 use crate::control::frame::LINE_LIMIT;
 use crate::control::message::Done;
-use crate::control::{Error, ErrorKind, Progress, Reply, Request};
+use crate::control::{Error, ErrorKind, Progress, Reply, Request, Verify};
 use crate::io::passing;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
@@ -85,7 +85,7 @@ impl Handler for Fake {
                     break;
                 }
             },
-            Request::Verify {} => return Err(Error::wrong_state("no second leg").hint("attach one")),
+            Request::Verify(_) => return Err(Error::wrong_state("no second leg").hint("attach one")),
             _ => assert!(descriptor.is_none(), "only an attach has one"),
         }
         Ok(Reply::DONE)
@@ -169,7 +169,9 @@ fn one_connection_carries_many_requests_and_their_errors() {
     let mut client = bench.client();
     for _ in 0..3 {
         assert_eq!(client.call(&Request::Status {}, None, no_progress), Ok(Done {}));
-        let error = client.call::<Done>(&Request::Verify {}, None, no_progress).unwrap_err();
+        let error = client
+            .call::<Done>(&Request::Verify(Verify::default()), None, no_progress)
+            .unwrap_err();
         assert_eq!(error, Error::wrong_state("no second leg").hint("attach one"));
     }
 }

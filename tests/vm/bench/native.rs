@@ -13,14 +13,15 @@ use twinblk::core::config::{Config, LINGER};
 use twinblk::core::time::Span;
 use twinblk::core::{
     Bits, Buf, CopyMode, Errno, Geometry, Health, Layout, LegId, LegOp, LegRecord, LegTraits, Mirror, Operation,
-    Protocol, Range, Record, Request, Tag, Time,
+    Protocol, Range, Record, Request, Suspects, Tag, Time,
 };
 use twinblk::io::uring::UringLegs;
 use twinblk::runtime::clock;
 use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::shard::Shard;
+use twinblk::runtime::signer::{self, signer};
 use twinblk::runtime::surroundings::Surroundings;
-use twinblk::runtime::tables::{Ledger, Tables, clerk};
+use twinblk::runtime::tables::{Tables, clerk};
 use twinblk::runtime::worker::{Keep, recorder};
 
 /// A kernel that does at once what it is asked for, and a guest that asks again as soon as it is answered.
@@ -100,6 +101,10 @@ impl Tables for Forgotten {
     fn save(&mut self, _: &Bits) -> Result<(), Errno> {
         Ok(())
     }
+
+    fn suspect(&mut self, _: &Suspects) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 fn main() {
@@ -138,6 +143,7 @@ fn main() {
         leg_timeout: Span::from_secs(20),
         catch_up: true,
         lag_bytes: 0,
+        quiet: Span::from_secs(2),
         generations: Record::GENERATIONS,
     };
     let traits = LegTraits { punches: true };
@@ -153,11 +159,11 @@ fn main() {
         record.opened([true, mirrored]),
         [Some(traits), mirrored.then_some(traits)],
         None,
+        Suspects::none(),
         CopyMode::Dirty,
         clock::now(),
     );
-    let surroundings =
-        Surroundings::new(&layout, Ledger::new(geometry.regions(), geometry.grains()), 1).expect("memory and threads");
+    let surroundings = Surroundings::new(&layout, &geometry, geometry.region(), 1).expect("memory and threads");
     let mut legs = UringLegs::new(Arc::clone(&surroundings.arena), 512);
     for leg in LegId::ALL {
         let disk = std::fs::File::open("/dev/null").expect("a descriptor");
@@ -175,6 +181,8 @@ fn main() {
     let (records, _) = recorder(Forgotten, surroundings.outbox.clone()).expect("a thread");
     let (tables, _) =
         clerk(Forgotten, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).expect("a thread");
-    let ended = Shard::new(mirror, port, surroundings, records, tables, 1024).run();
+    let (ledger, outbox) = (Arc::clone(&surroundings.ledger), surroundings.outbox.clone());
+    let (errands, _) = signer(signer::Nothing, ledger, tables.clone(), outbox).expect("a thread");
+    let ended = Shard::new(mirror, port, surroundings, records, tables, errands, 1024).run();
     assert!(ended.is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof));
 }

@@ -100,23 +100,6 @@ watch_shows_frames() {
     remove
 }
 
-property what_comes_later_says_so 40 'what this version does not do says so, ends with 1 and changes nothing'
-what_comes_later_says_so() {
-    mirror "$A" "$B"
-    local command before
-    # The last record of its own accord.
-    reaches '.tracked'
-    before=$(field '[.era, .record_number]|tostring')
-    for command in "verify $NAME --repair" "verify $NAME --repair-from a" "attach $NAME $LARGE --seeded"; do
-        # shellcheck disable=SC2086 # words
-        exits 1 twinblk $command
-        says "not available"
-    done
-    equals "$(field '[.era, .record_number]|tostring')" "$before"
-    holds '.state == "mirrored"'
-    remove
-}
-
 property settings_are_kept 60 'settings take effect, are kept by a stop, and a number already taken is refused'
 settings_are_kept() {
     create "$A" --id 7 --depth 32

@@ -18,7 +18,7 @@ thin_mirror() {
     reaches .tracked
 }
 
-HOT_WRITES=${TWINBLK_HOT_WRITES:-100000}
+HOT_WRITES=${TWINBLK_HOT_WRITES:-30000}
 
 property hot_set_writes_no_metadata $((60 + HOT_WRITES / 1000)) 'random writes to a hot gibibyte write no metadata at all'
 hot_set_writes_no_metadata() {

@@ -30,10 +30,6 @@ struct Done<'a> {
 /// # Errors
 /// Refused with nothing written; or what the daemon says.
 pub fn run(context: &Context, args: &Attach) -> Result<Exit, Error> {
-    if args.seeded {
-        return Err(Error::not_available("twinblk attach --seeded")
-            .hint("--overwrite copies everything; the disk's content is not read"));
-    }
     let name = &args.name;
     let mut client = context.running(name)?;
     let status = Context::status_of(&mut client)?;
@@ -105,12 +101,15 @@ fn open(context: &Context, args: &Attach, status: &Status, path: &std::path::Pat
     if args.overwrite {
         return Ok((disk, Content::Overwrite));
     }
-    if was_leg {
-        return Ok((disk, Content::Returning));
-    }
-    if args.unchanged {
+    if args.unchanged && !was_leg {
         let message = format!("{} is no leg of {} that comes back", path.display(), status.name);
         return Err(Error::refused(message).hint("attach it without --unchanged"));
+    }
+    if args.seeded {
+        return Ok((disk, Content::Seeded));
+    }
+    if was_leg {
+        return Ok((disk, Content::Returning));
     }
     // Opened again for the one check that a returning leg is spared; nothing of the first opening is relied on.
     drop(disk);

@@ -8,7 +8,7 @@ use crate::{output, progress, size};
 use serde::Serialize;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
-use twinblk::control::status::{LegStatus, Status};
+use twinblk::control::status::{LegStatus, Place, Status};
 use twinblk::control::{Error, ErrorKind};
 use twinblk::core::Health;
 
@@ -101,6 +101,23 @@ pub fn human(status: &Status) -> String {
     if status.dirty_bytes != 0 {
         text.push_str(&format!("  {} may differ\n", size::show(status.dirty_bytes)));
     }
+    for Place { offset, length } in suspect(status) {
+        text.push_str(&format!(
+            "  SUSPECT: the legs differ in {} at {offset}; twinblk verify {} --repair\n",
+            size::show(length),
+            status.name
+        ));
+    }
+    if let Some(unsigned) = status
+        .signatures
+        .map(|known| known.unsigned_bytes)
+        .filter(|&bytes| bytes != 0)
+    {
+        text.push_str(&format!(
+            "  {} were written and not hashed since\n",
+            size::show(unsigned)
+        ));
+    }
     if let Some(counters) = &status.counters {
         text.push_str(&format!(
             "  generation {}, mirrored {}, barrier asked {}, flushed {}; {} wait for the secondary\n",
@@ -141,6 +158,14 @@ pub fn human(status: &Status) -> String {
         ),
     });
     text
+}
+
+/// Where the legs differ, each place once.
+fn suspect(status: &Status) -> Vec<Place> {
+    let mut places: Vec<Place> = status.legs.iter().flat_map(|leg| leg.suspect.iter().copied()).collect();
+    places.sort_by_key(|place| place.offset);
+    places.dedup();
+    places
 }
 
 fn leg(status: &Status, leg: &LegStatus) -> Vec<String> {

@@ -6,28 +6,24 @@ use crate::exit::Exit;
 use crate::progress::Meter;
 use crate::size;
 use std::ops::ControlFlow;
-use twinblk::control::{Difference, Error, Progress, Request, Verified};
+use twinblk::control::{self, Difference, Error, LegName, Progress, Request, Verified};
 use twinblk::table::Name;
 
-/// Read both legs and compare.
+/// Read both legs and compare, and mend what is to be.
 ///
 /// # Errors
-/// Not both legs there: wrong state. Differences are no error but [`Exit::Differences`].
+/// Not both legs there: wrong state. Differences that are left are no error but [`Exit::Differences`].
 pub fn run(context: &Context, args: &Verify) -> Result<Exit, Error> {
-    if args.repair || args.repair_from.is_some() {
-        let what = if args.repair {
-            "twinblk verify --repair"
-        } else {
-            "twinblk verify --repair-from"
-        };
-        return Err(Error::not_available(what).hint("without it, verify reports what differs"));
-    }
     let name = &args.name;
     let mut client = context.running(name)?;
     let mut meter = Meter::new(context.json);
     // Every range comes as an event; the answer itself holds the first ones only, so that it fits a line.
     let mut differences: Vec<Difference> = Vec::new();
-    let mut verified: Verified = client.call(&Request::Verify {}, None, |progress| {
+    let request = Request::Verify(control::Verify {
+        repair: args.repair,
+        repair_from: args.repair_from.clone().map(LegName::from),
+    });
+    let mut verified: Verified = client.call(&request, None, |progress| {
         if let Progress::Difference(difference) = progress {
             differences.push(difference);
         }
@@ -58,10 +54,13 @@ fn human(name: &Name, verified: &Verified) -> String {
     }
     let compared = size::show(verified.bytes_compared);
     let count = verified.difference_count.max(verified.differences.len() as u64);
+    if verified.repaired_bytes > 0 {
+        text.push_str(&format!("{name}: {} mended\n", size::show(verified.repaired_bytes)));
+    }
     text.push_str(&match (verified.equal, count) {
         (true, _) => format!("{name}: both legs are equal; {compared} compared\n"),
-        (false, 0) => format!("{name}: not everything could be compared; {compared} were, and are equal\n"),
-        (false, count) => format!("{name}: {count} ranges differ; {compared} compared\n"),
+        (false, 0) => format!("{name}: not everything could be compared; {compared} were, and are equal; see twinblk status for what is suspect\n"),
+        (false, count) => format!("{name}: {count} ranges differed, and not all are mended; {compared} compared\n"),
     });
     text
 }
@@ -90,7 +89,7 @@ mod tests {
             human(&name, &verified),
             "differs: 4096 bytes at 0; neither leg is proven wrong\n\
              differs: 4096 bytes at 8192; leg b is wrong\n\
-             vm1: 2 ranges differ; 1.00 MiB compared\n"
+             vm1: 2 ranges differed, and not all are mended; 1.00 MiB compared\n"
         );
     }
 

@@ -3,9 +3,9 @@
 use super::{Device, Tell, lost};
 use std::sync::Arc;
 use twinblk::control::message::MAX_DIFFERENCES;
-use twinblk::control::{Difference, Digest, Digested, Error, Known, Progress, Reply, Verified};
+use twinblk::control::{Difference, Digest, Digested, Error, Known, Progress, Reply, Verified, Verify};
 use twinblk::core::time::Span;
-use twinblk::core::{Event, Range};
+use twinblk::core::{self, Event, Repair, Suspect};
 use twinblk::runtime::bulletin::Differences;
 use twinblk::runtime::digest::DigestTable;
 
@@ -13,10 +13,15 @@ use twinblk::runtime::digest::DigestTable;
 const PAUSE_MS: u64 = 10;
 
 impl Device {
-    pub(super) fn verify(&self, tell: Tell<'_>) -> Result<Reply, Error> {
+    pub(super) fn verify(&self, verify: &Verify, tell: Tell<'_>) -> Result<Reply, Error> {
         let bulletin = Arc::clone(&self.bulletin);
+        let repair = match (&verify.repair_from, verify.repair) {
+            (Some(leg), _) => Repair::From(self.leg_named(leg)?),
+            (None, true) => Repair::Proven,
+            (None, false) => Repair::No,
+        };
         let begun = self.begin(move |mirror, now| {
-            mirror.verify(now)?;
+            mirror.verify(now, repair)?;
             bulletin.change(|board| board.differences = Differences::default());
             Ok(())
         })?;
@@ -44,6 +49,7 @@ impl Device {
             Event::Verified {
                 bytes_compared,
                 complete,
+                repaired,
             },
         )) = ended
         else {
@@ -56,12 +62,14 @@ impl Device {
             }
         }
         if !complete {
-            return Err(Error::failed("the comparison was broken off").hint("see twinblk status for the legs' health"));
+            return Err(Error::failed("not everything could be compared, or mended")
+                .hint("see twinblk status for the legs' health, and the log"));
         }
+        let left = self.call(|desk| desk.mirror.suspects().len())?;
         let board = self.bulletin.board();
         let found = &board.differences;
         Ok(Reply::Verified(Verified {
-            equal: found.count == 0,
+            equal: left == 0,
             bytes_compared,
             differences: found
                 .ranges
@@ -71,12 +79,12 @@ impl Device {
                 .map(difference)
                 .collect(),
             difference_count: found.count,
-            repaired_bytes: 0,
+            repaired_bytes: repaired,
         }))
     }
 
     /// The differences found, from the `from`th on, but the last `keep` of all.
-    fn differences(&self, from: usize, keep: usize) -> Vec<Range> {
+    fn differences(&self, from: usize, keep: usize) -> Vec<Suspect> {
         let board = self.bulletin.board();
         let ranges = &board.differences.ranges;
         ranges
@@ -90,10 +98,11 @@ impl Device {
         let pause = Span::from_millis(digest.max_pause_ms.unwrap_or(PAUSE_MS));
         let table = Arc::new(DigestTable::new(self.constants.geometry));
         let filled = Arc::clone(&table);
+        let read_back = digest.read_back;
         let begun = self.call(move |desk| {
             let leg = named.unwrap_or(desk.mirror.status().primary);
             let newest = desk.newest();
-            desk.mirror.digest(desk.now, leg, pause)?;
+            desk.mirror.digest(desk.now, leg, pause, read_back)?;
             desk.set_digest(Some(filled));
             Ok::<_, twinblk::core::Refusal>(newest)
         })??;
@@ -105,6 +114,7 @@ impl Device {
                     generation,
                     leg,
                     complete: true,
+                    known,
                 },
             )) => {
                 let root = table.root().ok_or_else(|| Error::failed("an extent was not hashed"))?;
@@ -113,7 +123,11 @@ impl Device {
                     blake3,
                     leg,
                     generation,
-                    known: Known::ReadBack,
+                    known: match known {
+                        core::Known::Recorded => Known::Recorded,
+                        core::Known::ReadBack => Known::ReadBack,
+                        core::Known::Mixed => Known::Mixed,
+                    },
                 }))
             }
             Some((_, Event::Digested { complete: false, .. })) => {
@@ -134,10 +148,10 @@ impl Device {
     }
 }
 
-fn difference(range: Range) -> Difference {
+fn difference(suspect: Suspect) -> Difference {
     Difference {
-        offset: range.start,
-        length: range.len,
-        wrong_leg: None,
+        offset: suspect.range.start,
+        length: suspect.range.len,
+        wrong_leg: suspect.wrong,
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use twinblk::control::message::{Attached, Detached};
 use twinblk::control::status::LegFacts;
 use twinblk::control::{Attach, Content, Error, LegName, Reply};
-use twinblk::core::{CopyMode, Geometry, Health, LegId, LegTraits, Refusal};
+use twinblk::core::{Comes, CopyMode, Geometry, Health, LegId, LegTraits, Refusal};
 use twinblk::io::disk::{Disk, footprint, identity};
 use twinblk::runtime::retired;
 use twinblk::runtime::worker::Subject;
@@ -22,25 +22,25 @@ impl Device {
             return Err(Error::usage("the disk's descriptor did not come along").hint("use twinblk attach"));
         };
         let content = attach.content;
-        if content == Content::Seeded {
-            return Err(Error::not_available("attach --seeded"));
-        }
         let disk = Disk::from_descriptor(descriptor, attach.identity).map_err(|error| error.told("take the disk"))?;
         let _alone = self.legs_change.lock().expect("nobody panics while holding it");
         let leg = self.call(|desk| desk.mirror.status().primary.other())?;
         self.check_not_held(leg)?;
-        let how = match content {
-            Content::Blank | Content::Overwrite => CopyMode::Blind,
-            Content::Returning
-                if self.misses_are_known(leg, &disk)
-                    && !self.is_retired(leg, &disk)
-                    && (attach.unchanged || self.is_unchanged(leg, &disk)) =>
-            {
-                CopyMode::Dirty
+        let is_same = self.misses_are_known(leg, &disk);
+        let (how, comes) = match content {
+            Content::Blank | Content::Overwrite => (CopyMode::Blind, Comes::Another),
+            Content::Returning | Content::Seeded => {
+                let is_known =
+                    is_same && !self.is_retired(leg, &disk) && (attach.unchanged || self.is_unchanged(leg, &disk));
+                match (is_known, is_same) {
+                    (true, _) if content == Content::Returning => (CopyMode::Dirty, Comes::Known),
+                    (true, _) => (CopyMode::Compare, Comes::Known),
+                    (false, true) => (CopyMode::Compare, Comes::Doubtful),
+                    (false, false) => (CopyMode::Compare, Comes::Another),
+                }
             }
-            Content::Returning | Content::Seeded => CopyMode::Compare,
         };
-        self.follow(leg, &disk, how)??;
+        self.follow(leg, &disk, how, comes)??;
         self.until_recorded(leg, tell)?;
         self.forget_retired(&disk.identity);
         Ok(Reply::Attached(Attached { leg }))
@@ -135,7 +135,7 @@ impl Device {
     }
 
     /// Have the core follow a disk, unless it refuses. The caller changes legs alone.
-    fn follow(&self, leg: LegId, disk: &Disk, how: CopyMode) -> Result<Result<(), Refusal>, Error> {
+    fn follow(&self, leg: LegId, disk: &Disk, how: CopyMode, comes: Comes) -> Result<Result<(), Refusal>, Error> {
         fits(&disk.identity, &self.constants.geometry)?;
         let pool = self.shared().settings.pool_bytes;
         self.prepare_memory(pool);
@@ -143,7 +143,7 @@ impl Device {
         let kept = Arc::clone(&descriptor);
         let traits = LegTraits { punches: disk.punches };
         let followed = self.call(move |desk| {
-            desk.mirror.attach(desk.now, leg, traits, how)?;
+            desk.mirror.attach(desk.now, leg, traits, how, comes)?;
             // Effects are carried out when this returns: its disk is there before the first operation on it, and its
             // identity before the first record that has it.
             let before = desk.set_leg(leg, descriptor);
@@ -221,7 +221,7 @@ impl Device {
                 if !self.is_awaited(leg) {
                     return Ok(());
                 }
-                match self.follow(leg, &disk, CopyMode::Compare)? {
+                match self.follow(leg, &disk, CopyMode::Compare, Comes::Doubtful)? {
                     Ok(()) => return Ok(()),
                     // A verb that holds the guest, or the rest of an earlier following: it ends.
                     Err(Refusal::Busy) => {}

@@ -15,11 +15,12 @@ use std::thread::{self, JoinHandle};
 use twinblk::control::status::WalkKind;
 use twinblk::control::{Attach, Content, ErrorKind, LegName};
 use twinblk::core::config::{Config, LINGER};
-use twinblk::core::{Action, Buf, CopyMode, Errno, LegId, LegOp, LegTraits, Record, Tag};
+use twinblk::core::{Action, Buf, CopyMode, Errno, LegId, LegOp, LegTraits, Record, Suspects, Tag};
 use twinblk::io::disk::{Disk, Wanted};
 use twinblk::runtime::clock;
 use twinblk::runtime::port::{Arrival, Port};
 use twinblk::runtime::shard::Shard;
+use twinblk::runtime::signer::{self, signer};
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::runtime::surroundings::Surroundings;
 use twinblk::runtime::tables::clerk;
@@ -116,7 +117,7 @@ impl World {
             sightings: [None; 2],
         };
         let layout = running::layout(&superblock);
-        let surroundings = Surroundings::new(&layout, running::ledger(&superblock.geometry), 1).unwrap();
+        let surroundings = Surroundings::new(&layout, &superblock.geometry, superblock.geometry.region(), 1).unwrap();
         let client = surroundings.client();
         let (residence, bulletin) = (Arc::clone(&surroundings.residence), Arc::clone(&surroundings.bulletin));
         let state = StateDir::create(&root, &superblock).unwrap();
@@ -126,6 +127,8 @@ impl World {
         let record = superblock.record.opened([true, false]);
         keeper.write(&record).unwrap();
         let (tables, _) = clerk(tables, Arc::clone(&surroundings.ledger), surroundings.outbox.clone()).unwrap();
+        let ledger = Arc::clone(&surroundings.ledger);
+        let (errands, _) = signer(signer::Nothing, ledger, tables.clone(), surroundings.outbox.clone()).unwrap();
         let (records, _) = recorder(keeper, surroundings.outbox.clone()).unwrap();
         let config = Config {
             geometry: superblock.geometry,
@@ -137,10 +140,19 @@ impl World {
             leg_timeout: Span::from_secs(3600),
             catch_up: true,
             lag_bytes: 0,
+            quiet: Span::from_secs(2),
             generations: Record::GENERATIONS,
         };
         let traits = [Some(LegTraits { punches: true }), None];
-        let mirror = Mirror::new(config, record, traits, None, CopyMode::Compare, clock::now());
+        let mirror = Mirror::new(
+            config,
+            record,
+            traits,
+            None,
+            Suspects::none(),
+            CopyMode::Compare,
+            clock::now(),
+        );
         let holds_flushes = Arc::new(AtomicBool::new(false));
         let port = Idle {
             wake: surroundings.wake(),
@@ -148,7 +160,7 @@ impl World {
             done: Vec::new(),
             holds_flushes: Arc::clone(&holds_flushes),
         };
-        let shard = thread::spawn(move || Shard::new(mirror, port, surroundings, records, tables, 64).run());
+        let shard = thread::spawn(move || Shard::new(mirror, port, surroundings, records, tables, errands, 64).run());
         let device = Arc::new(Device {
             constants: Constants {
                 name: superblock.name.to_string(),

@@ -1,6 +1,7 @@
 use super::rig::{GRAIN, NO_SPACE, Rig, WRITE};
+use crate::core::Repair;
 use crate::core::bits::Bits;
-use crate::core::config::{CopyMode, LegTraits, RECORD_BUDGET, Refusal};
+use crate::core::config::{Comes, CopyMode, LegTraits, RECORD_BUDGET, Refusal};
 use crate::core::effect::{Action, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::{Health, LegId};
@@ -71,7 +72,7 @@ fn after_a_clean_record_nothing_is_written_and_nothing_answered() {
     assert_eq!(handed_over(&rig), Some(true));
     is_silent(&mut rig);
     assert_eq!(rig.mirror.renew_record(rig.now), Err(Refusal::Stopping));
-    assert_eq!(rig.mirror.switch(rig.now, None), Err(Refusal::Stopping));
+    assert_eq!(rig.mirror.switch(rig.now, None, false), Err(Refusal::Stopping));
     assert!(rig.record.is_none());
 }
 
@@ -167,11 +168,11 @@ fn nothing_is_held_before_a_record_has_shown_that_records_can_be_written() {
 #[test]
 fn a_hand_over_keeps_everything_else_away_and_comes_to_nothing_that_runs() {
     let mut rig = holding();
-    assert_eq!(rig.mirror.switch(rig.now, None), Err(Refusal::Busy));
+    assert_eq!(rig.mirror.switch(rig.now, None, false), Err(Refusal::Busy));
     assert_eq!(rig.mirror.renew_record(rig.now), Err(Refusal::Busy));
     assert_eq!(rig.mirror.hand_over(rig.now, PAUSE), Err(Refusal::Busy));
     let mut rig = Rig::in_sync(Protocol::Flush);
-    rig.mirror.verify(rig.now).expect("in sync");
+    rig.mirror.verify(rig.now, Repair::No).expect("in sync");
     assert_eq!(rig.mirror.hand_over(rig.now, PAUSE), Err(Refusal::Busy));
 }
 
@@ -185,7 +186,7 @@ fn a_leg_that_is_being_made_equal_is_flushed_too_and_what_is_copied_stays_copied
     rig.end(LegId::A, WRITE, Ok(()));
     rig.end_record(Ok(()));
     rig.mirror
-        .attach(rig.now, LegId::B, traits, CopyMode::Compare)
+        .attach(rig.now, LegId::B, traits, CopyMode::Compare, Comes::Known)
         .expect("it may come back");
     rig.take_effects();
     rig.end_record(Ok(()));

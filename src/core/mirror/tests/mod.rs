@@ -4,6 +4,7 @@ mod failover;
 mod hand_over;
 mod lag;
 mod owed;
+mod repair;
 mod rig;
 mod tracking;
 mod verify;

@@ -1,5 +1,5 @@
 use super::rig::{NO_SPACE, Rig, WRITE};
-use crate::core::config::{CopyMode, LegTraits, RECORD_BUDGET};
+use crate::core::config::{Comes, CopyMode, LegTraits, RECORD_BUDGET};
 use crate::core::effect::{Action, Event};
 use crate::core::leg::{Health, LegId};
 use crate::core::record::{Protocol, Record};
@@ -71,7 +71,7 @@ fn a_record_that_never_ends_is_no_better_than_one_that_fails() {
 #[test]
 fn a_record_that_ends_well_ends_the_failing_even_if_it_is_an_older_one() {
     let mut rig = Rig::in_sync(Protocol::Flush);
-    rig.mirror.switch(rig.now, None).expect("in sync");
+    rig.mirror.switch(rig.now, None, false).expect("in sync");
     rig.take_effects();
     rig.end(LegId::A, Action::Flush, Ok(()));
     rig.end(LegId::B, Action::Flush, Ok(()));
@@ -110,7 +110,7 @@ fn a_leg_whose_return_cannot_be_recorded_holds_nothing() {
     // It is taken back and fails again.
     let traits = LegTraits { punches: true };
     rig.mirror
-        .attach(rig.now, LegId::B, traits, CopyMode::Dirty)
+        .attach(rig.now, LegId::B, traits, CopyMode::Dirty, Comes::Known)
         .expect("it may come back");
     rig.take_effects();
     rig.end_record(Err(NO_SPACE));
@@ -173,7 +173,7 @@ fn health_is_told_when_the_record_says_so() {
 #[test]
 fn a_switch_whose_record_does_not_end_is_given_up() {
     let mut rig = Rig::in_sync(Protocol::Flush);
-    rig.mirror.switch(rig.now, None).expect("in sync");
+    rig.mirror.switch(rig.now, None, false).expect("in sync");
     rig.take_effects();
     rig.end(LegId::A, Action::Flush, Ok(()));
     rig.end(LegId::B, Action::Flush, Ok(()));
@@ -275,7 +275,7 @@ fn the_guest_does_not_wait_for_the_record_of_a_leg_that_becomes_in_sync() {
     rig.end_record(Ok(()));
     let traits = LegTraits { punches: true };
     rig.mirror
-        .attach(rig.now, LegId::B, traits, CopyMode::Dirty)
+        .attach(rig.now, LegId::B, traits, CopyMode::Dirty, Comes::Known)
         .expect("it may come back");
     rig.take_effects();
     rig.end_record(Ok(()));

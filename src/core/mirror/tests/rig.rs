@@ -1,14 +1,16 @@
 //! A core, and what it asked for and was not given yet. A test gives it piece by piece.
 
 use super::super::Mirror;
+use crate::core::Suspects;
 use crate::core::bits::Bits;
-use crate::core::config::{Config, CopyMode, LegTraits, RECORD_BUDGET};
-use crate::core::effect::{Action, BlockMask, Effect, Event, LegOp, WalkId};
+use crate::core::config::{Comes, Config, CopyMode, LegTraits, RECORD_BUDGET};
+use crate::core::effect::{Action, BlockMask, Consult, Effect, Event, Evidence, LegOp, WalkId};
 use crate::core::geometry::{Geometry, Range};
 use crate::core::layout::Layout;
 use crate::core::leg::{Health, LegId};
 use crate::core::record::{LegRecord, Protocol, Record};
 use crate::core::request::{Errno, Operation, Request, Tag};
+use crate::core::signature::Signature;
 use crate::core::time::{Span, Time};
 
 pub(super) const GRAIN: u64 = 4096;
@@ -30,6 +32,12 @@ pub(super) struct Rig {
     pub marks_hang: bool,
     /// It fails writes of the marks, and no others.
     pub marks_fail: bool,
+    /// What the tables are asked of places that differ, if they do not answer at once that they know nothing.
+    pub consults_hang: bool,
+    pub consults: Vec<Consult>,
+    /// The list of suspect places is being written, if it does not become durable at once.
+    pub suspects_hang: bool,
+    pub writes_suspects: bool,
     /// The marks and the dirty map that are durable.
     pub marks: Vec<u64>,
     pub saved: Vec<u64>,
@@ -89,6 +97,7 @@ impl Rig {
             leg_timeout: Span::from_secs(20),
             catch_up: true,
             lag_bytes: 0,
+            quiet: Span::from_secs(1_000_000),
             generations: Record::GENERATIONS,
         };
         let record = Record {
@@ -99,7 +108,15 @@ impl Rig {
         let traits = Some(LegTraits { punches: true });
         let record = record.opened([true; 2]);
         let mut rig = Rig {
-            mirror: Mirror::new(config, record, [traits; 2], None, CopyMode::Compare, now),
+            mirror: Mirror::new(
+                config,
+                record,
+                [traits; 2],
+                None,
+                Suspects::none(),
+                CopyMode::Compare,
+                now,
+            ),
             now,
             ops: Vec::new(),
             compares: Vec::new(),
@@ -109,6 +126,10 @@ impl Rig {
             tables: Ok(()),
             marks_hang: false,
             marks_fail: false,
+            consults_hang: false,
+            consults: Vec::new(),
+            suspects_hang: false,
+            writes_suspects: false,
             marks: Vec::new(),
             saved: Vec::new(),
         };
@@ -141,9 +162,37 @@ impl Rig {
                     }
                     self.mirror.handle_saved(self.now, self.tables);
                 }
-                Effect::Keep { .. } | Effect::Hash { .. } | Effect::Populate { .. } | Effect::Release(_) => {}
+                // Whatever is read is the same, and the tables keep nothing.
+                Effect::Hash { walk, .. } => self.mirror.handle_hashed(self.now, walk, Signature([0; 32])),
+                Effect::Note(note) => self.mirror.handle_noted(self.now, note.id),
+                Effect::Forget(leg) => self.mirror.handle_emptied(self.now, leg),
+                Effect::Recall(_) => self.mirror.handle_recalled(self.now, &self.no_extents()),
+                Effect::Consult(consult) if self.consults_hang => self.consults.push(consult),
+                Effect::Suspects if self.suspects_hang => self.writes_suspects = true,
+                Effect::Consult(consult) => self.mirror.handle_consulted(self.now, consult.id, [None; 2]),
+                Effect::Suspects => self.mirror.handle_suspected(self.now, self.tables),
+                Effect::Match => self.mirror.handle_matched(self.now, &self.no_extents()),
+                Effect::Keep { .. } | Effect::Populate { .. } | Effect::Release(_) => {}
             }
         }
+    }
+
+    /// The tables answer the question that was asked first.
+    pub fn consulted(&mut self, evidence: [Option<Evidence>; 2]) {
+        let consult = self.consults.remove(0);
+        self.mirror.handle_consulted(self.now, consult.id, evidence);
+        self.take_effects();
+    }
+
+    /// The write of the list of suspect places ends.
+    pub fn suspected(&mut self, result: Result<(), Errno>) {
+        assert!(std::mem::take(&mut self.writes_suspects), "it is being written");
+        self.mirror.handle_suspected(self.now, result);
+        self.take_effects();
+    }
+
+    fn no_extents(&self) -> Bits {
+        Bits::none(self.mirror.config.geometry.extents())
     }
 
     pub fn ask(&mut self, tag: u16, operation: Operation, range: Range) {
@@ -231,7 +280,7 @@ impl Rig {
         self.end_record(Ok(()));
         let traits = LegTraits { punches: true };
         self.mirror
-            .attach(self.now, LegId::B, traits, CopyMode::Compare)
+            .attach(self.now, LegId::B, traits, CopyMode::Compare, Comes::Known)
             .expect("it is free");
         self.take_effects();
         self.end_record(Ok(()));
@@ -299,7 +348,7 @@ impl Rig {
 
     pub fn differences(&self) -> Vec<Range> {
         let differences = self.events.iter().filter_map(|event| match event {
-            Event::Difference(range) => Some(*range),
+            Event::Difference(suspect) => Some(suspect.range),
             _ => None,
         });
         differences.collect()

@@ -1,4 +1,5 @@
 use super::rig::{GRAIN, Rig, WRITE};
+use crate::core::Repair;
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::record::Protocol;
@@ -14,7 +15,7 @@ fn a_verify_says_nothing_of_what_a_copy_behind_it_is_to_mend() {
     rig.mirror.dirty.mark(Range::new(GRAIN, GRAIN));
     rig.write(1, 2);
     rig.end(LegId::A, WRITE, Ok(()));
-    rig.mirror.verify(rig.now).expect("in sync");
+    rig.mirror.verify(rig.now, Repair::No).expect("in sync");
     rig.take_effects();
     // The verify's first piece waits for a write on the secondary; the copy is admitted meanwhile.
     rig.mirror.pause_resync(rig.now, false);
@@ -33,7 +34,7 @@ fn a_verify_reports_a_block_beside_one_that_is_being_mended() {
     let mut rig = Rig::in_sync(Protocol::Flush);
     rig.mirror.pause_resync(rig.now, true);
     rig.mirror.dirty.mark(Range::new(GRAIN, GRAIN));
-    rig.mirror.verify(rig.now).expect("in sync");
+    rig.mirror.verify(rig.now, Repair::No).expect("in sync");
     rig.take_effects();
     rig.end_read(LegId::A, 0);
     rig.end_read(LegId::B, 0);
@@ -52,7 +53,7 @@ fn a_verify_says_nothing_of_what_the_primary_lacks() {
     rig.write(0, 1);
     rig.end(LegId::A, WRITE, Err(Errno::IO));
     rig.fail_to_fail_over();
-    rig.mirror.verify(rig.now).expect("in sync");
+    rig.mirror.verify(rig.now, Repair::No).expect("in sync");
     rig.take_effects();
     rig.end_read(LegId::A, 0);
     rig.end_read(LegId::B, 0);
