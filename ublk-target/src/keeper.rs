@@ -164,21 +164,19 @@ impl Keep for Keeper {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::fs::{self, File};
+    use std::path::Path;
     use twinblk::core::{Geometry, Protocol};
     use twinblk::io::disk::{Disk, Wanted};
     use twinblk::table::Picked;
 
-    #[test]
-    fn since_when_a_leg_is_not_in_sync_is_recorded_until_it_is_again() {
-        let root = std::env::temp_dir().join(format!("twinblk-keeper-{}", std::process::id()));
-        fs::create_dir_all(&root).unwrap();
+    /// A disk in `root`, and a device both of whose legs are on it.
+    pub(crate) fn device(root: &Path) -> (Disk, Superblock) {
         let path = root.join("disk");
         File::create(&path).unwrap().set_len(1 << 20).unwrap();
         let disk = Disk::open(&path, &Wanted::ANY).unwrap();
-        let identity = disk.identity.clone();
         let mut record = Record::first(Protocol::Flush);
         record.legs[1] = record.legs[0];
         let superblock = Superblock {
@@ -190,11 +188,21 @@ mod tests {
             ublk_id: 0,
             record,
             settings: Settings::default(),
-            legs: [Some(identity.clone()), Some(identity.clone())],
+            legs: [Some(disk.identity.clone()), Some(disk.identity.clone())],
             footprints: [None; 2],
             since: [None; 2],
             sightings: [None; 2],
         };
+        (disk, superblock)
+    }
+
+    #[test]
+    fn since_when_a_leg_is_not_in_sync_is_recorded_until_it_is_again() {
+        let root = std::env::temp_dir().join(format!("twinblk-keeper-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        let (disk, superblock) = device(&root);
+        let identity = disk.identity.clone();
+        let mut record = superblock.record;
         let dir = StateDir::create(&root, &superblock).unwrap();
         let mut keeper = Keeper::new(dir, superblock.clone(), Arc::default());
         let mut since = |keeper: &mut Keeper, health| {

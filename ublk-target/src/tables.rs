@@ -33,8 +33,11 @@ impl StateTables {
         superblock: &Superblock,
         writes: Arc<AtomicU64>,
     ) -> Result<(StateTables, Option<Tracked>), StateError> {
-        let (tracking, loaded) = dir.tracking(superblock)?;
-        let known = known(&superblock.record, loaded);
+        let (mut tracking, loaded) = dir.tracking(superblock)?;
+        let mut known = known(&superblock.record, loaded);
+        if let Some(tracked) = known.as_mut().filter(|_| superblock.record.clean) {
+            leave_all(&mut tracking, &mut tracked.active, &writes);
+        }
         let saved = match &known {
             Some(tracked) => tracked.dirty.clone(),
             None => Bits::none(superblock.geometry.grains()),
@@ -114,7 +117,7 @@ fn known(record: &Record, loaded: Loaded) -> Option<Tracked> {
     let lost = |what: &str, why: &dyn std::fmt::Display| {
         log::warn!("everything is compared: {what} of the state directory says nothing: {why}");
     };
-    let mut active = loaded.active.inspect_err(|why| lost("`regions`", why)).ok()?;
+    let active = loaded.active.inspect_err(|why| lost("`regions`", why)).ok()?;
     let dirty = loaded.dirty.inspect_err(|why| lost("`dirty`", why)).ok()?;
     if dirty.unverified > 0 {
         log::warn!(
@@ -122,13 +125,23 @@ fn known(record: &Record, loaded: Loaded) -> Option<Tracked> {
             dirty.unverified
         );
     }
-    if record.clean {
-        active.clear();
-    }
     Some(Tracked {
         active,
         dirty: dirty.bits,
     })
+}
+
+/// After a clean end the legs may differ only where the map says so. Marks that it left must go before the record ceases to say
+/// clean: a crash would have them compared, although nothing was written there.
+fn leave_all(tracking: &mut Tracking, active: &mut Bits, writes: &AtomicU64) {
+    if active.is_empty() {
+        return;
+    }
+    active.clear();
+    writes.fetch_add(1, Ordering::Relaxed);
+    if let Err(error) = tracking.mark(active) {
+        log::warn!("after a crash more is compared than need be: {error}");
+    }
 }
 
 /// Tell an error of the state directory.
@@ -172,5 +185,44 @@ impl Tables for StateTables {
                 Err(told("the dirty map is not saved", error))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::tests::device;
+    use std::fs;
+
+    #[test]
+    fn marks_that_a_clean_end_left_are_gone_before_the_next_crash() {
+        let root = std::env::temp_dir().join(format!("twinblk-tables-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        let (_, mut superblock) = device(&root);
+        superblock.record.tracked = true;
+        let dir = StateDir::create(&root, &superblock).unwrap();
+        let writes = Arc::new(AtomicU64::new(0));
+        let regions = superblock.geometry.regions();
+        let mut active = |clean, marked: Option<&Bits>| {
+            superblock.record.clean = clean;
+            let (mut tables, tracked) = StateTables::open(&dir, &superblock, Arc::clone(&writes)).unwrap();
+            if let Some(marked) = marked {
+                tables.mark(marked).unwrap();
+            }
+            tracked.unwrap().active.count()
+        };
+        active(false, Some(&Bits::all(regions)));
+        assert_eq!(active(false, None), regions, "a crash has them compared");
+        assert_eq!(active(true, None), 0);
+        assert_eq!(
+            active(false, None),
+            0,
+            "so does one after a clean end, and nothing was written"
+        );
+        // There is nothing more to leave.
+        let before = writes.load(Ordering::Relaxed);
+        active(true, None);
+        assert_eq!(writes.load(Ordering::Relaxed), before);
+        fs::remove_dir_all(&root).unwrap();
     }
 }
