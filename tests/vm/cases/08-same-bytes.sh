@@ -96,10 +96,11 @@ for block_number in range(4 * 64):
 print(written, torn)
 sys.exit(written < 64 or torn == 0)
 PYTHON
-    local protocol
+    local protocol caught
     for protocol in sync flush async; do
         tw set "$NAME" protocol $protocol > /dev/null
-        measured "$protocol: writes, torn blocks: $(timeout 30 python3 scribble.py "$DEV" 3)"
+        caught=$(timeout 30 python3 scribble.py "$DEV" 3)
+        measured "$protocol: writes, torn blocks: $caught"
         settled
         equal_legs "$A" "$B"
     done

@@ -180,8 +180,7 @@ dm_becomes() {
         failing) table="0 $sectors error" ;;
         # Writes go nowhere, reads are zeroes.
         swallowing) table="0 $sectors zero" ;;
-        # Up for 0 s, down for ever: writes and flushes fail, reads succeed.
-        # Reads fail, writes and flushes succeed.
+        # Up for 0 s, down for ever.
         failing_reads) table="0 $sectors flakey $2 0 0 1000000 1 error_reads" ;;
         failing_writes) table="0 $sectors flakey $2 0 0 1000000 1 error_writes" ;;
         slow_writes) table="0 $sectors delay $2 0 0 $2 0 ${4:-3000}" ;;
