@@ -69,6 +69,7 @@ pub fn stand_in(superblock: &Superblock, doubt: bool, asked: &Start, why: &str) 
 
 /// What a leg lacks, in words.
 pub fn lacks(superblock: &Superblock, leg: LegId, stale: Stale) -> String {
+    const DIFFERS: &str = "differs from the primary in places of which nobody knows which is right";
     match stale {
         Stale::Flushed => "has everything that was flushed, but may lack writes after the last flush".into(),
         Stale::Barrier => {
@@ -76,11 +77,15 @@ pub fn lacks(superblock: &Superblock, leg: LegId, stale: Stale) -> String {
                            flushed ones"
                 .into()
         }
-        Stale::Suspect => "differs from the primary in places of which nobody knows which is right".into(),
+        Stale::Suspect => DIFFERS.into(),
         Stale::Generation(generation) => {
             let since = superblock.since[leg.index()];
             let since = since.map_or_else(String::new, |since| format!(" (at {})", rfc3339(since)));
-            format!("stopped following at generation {generation}{since}, and lacks everything written since")
+            let suspect = match superblock.record.suspect {
+                true => format!(", {DIFFERS}"),
+                false => String::new(),
+            };
+            format!("stopped following at generation {generation}{since}{suspect}, and lacks everything written since")
         }
     }
 }
@@ -134,6 +139,20 @@ mod tests {
             assert!(error.hint.expect("there is a way").contains("--accept-stale"));
         }
         assert_eq!(stand_in(&behind, false, &STALE, ""), Ok(Keeps::AnEarlierMoment));
+    }
+
+    #[test]
+    fn that_the_legs_differed_is_said_of_a_leg_that_fell_behind_too() {
+        for health in [Health::Behind, Health::InSync] {
+            let mut differs = superblock(health, Protocol::Sync, false);
+            differs.record.suspect = true;
+            let error = stand_in(&differs, false, &DEGRADED, "").expect_err("nobody has accepted that");
+            assert!(
+                error.message.contains("nobody knows which is right"),
+                "{}",
+                error.message
+            );
+        }
     }
 
     #[test]

@@ -78,6 +78,16 @@ impl BlockMask {
     pub fn insert(&mut self, i: usize) {
         self.0[i / 64] |= 1 << (i % 64);
     }
+
+    /// What is in either.
+    pub fn or(&self, other: &BlockMask) -> BlockMask {
+        BlockMask(std::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
+
+    /// What is in this one alone.
+    pub fn without(&self, other: &BlockMask) -> BlockMask {
+        BlockMask(std::array::from_fn(|i| self.0[i] & !other.0[i]))
+    }
 }
 
 /// An entry of the signature tables.

@@ -61,12 +61,17 @@ impl Suspects {
         self.0.get(first).is_some_and(|suspect| suspect.range.overlaps(range))
     }
 
+    /// How many bytes are suspect.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|suspect| suspect.range.len).sum()
+    }
+
     /// Nothing proves any more which leg is wrong.
     pub fn forget_verdicts(&mut self) {
         self.0.iter_mut().for_each(|suspect| suspect.wrong = None);
     }
 
-    /// Add a place. What is known of it now takes the place of what was known before.
+    /// Add a place. What is known of it now takes the place of what was known before. Nothing that was suspect ceases to be.
     pub fn insert(&mut self, new: Suspect) {
         self.cut(new.range);
         let at = self.0.partition_point(|suspect| suspect.range.start < new.range.start);

@@ -77,9 +77,14 @@ impl Oracle {
             initial: [content.to_vec(), durable.to_vec()],
             writes: Vec::new(),
             floor: ids.clone(),
-            seen: ids,
             seen_zeroes: vec![false; content.len()],
-            flushed: durable.iter().map(|token| token.id()).collect(),
+            // Where somebody has decided for what is older, that may not be durable yet.
+            flushed: durable
+                .iter()
+                .zip(&ids)
+                .map(|(token, id)| token.id().min(*id))
+                .collect(),
+            seen: ids,
             tainted: vec![false; content.len()],
             barriers: Vec::new(),
             tick: 1,

@@ -166,7 +166,12 @@ impl Plan {
     pub fn of_rot(seed: u64) -> Plan {
         let plan = Plan::new(seed);
         let fast = plan.latency[0].0;
-        let faults = [Faults::None, Faults::Errors, Faults::None, Faults::Everything][(seed % 4) as usize];
+        let faults = match seed % 8 {
+            1 | 5 => Faults::Errors,
+            3 => Faults::Everything,
+            7 => Faults::Doubt,
+            _ => Faults::None,
+        };
         let mut config = plan.config;
         config.quiet = Span(fast * [2, 10, 40][(seed / 4 % 3) as usize]);
         if faults == Faults::None {
@@ -183,6 +188,7 @@ impl Plan {
             requests: 2 * plan.requests,
             lives: 5,
             rot_interval: Some(Span(fast * [30, 100, 300][(seed / 3 % 3) as usize])),
+            drive_caches: true,
             ..plan
         }
     }

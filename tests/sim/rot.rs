@@ -40,11 +40,11 @@ pub struct Rot {
     rotted: BTreeSet<usize>,
     /// What it has written, by leg and sector.
     written: BTreeMap<(usize, usize), Token>,
-    /// By copy buffer: what was read there last.
-    read: BTreeMap<u64, Range>,
+    /// By copy buffer: what was read there last, and of which leg.
+    read: BTreeMap<u64, (LegId, Range)>,
     /// By copy buffer: which leg is wrong in what was read there last of the other, to be mended. A guest's write that comes between
     /// decides what the sector holds, and is behind what mends.
-    mends: BTreeMap<u64, (LegId, Range)>,
+    mends: BTreeMap<u64, (LegId, BTreeSet<usize>)>,
     /// By grain: dirty when the life began, of a leg in sync: the list of suspect places could not be written before a stop.
     pub behind: Option<Bits>,
     last: usize,
@@ -172,7 +172,7 @@ impl World {
     /// Not where a guest is reading, nor what a walk has read and is looking at: what it finds is of that moment.
     fn may_rot(&self, leg: usize, sector: usize) -> bool {
         let range = Range::new(sector as u64 * SECTOR, SECTOR);
-        let is_read = |range: &Range| range.contains(Range::new(sector as u64 * SECTOR, SECTOR));
+        let is_read = |(_, range): &(LegId, Range)| range.contains(Range::new(sector as u64 * SECTOR, SECTOR));
         let of_guest = self
             .guest
             .outstanding()
@@ -183,11 +183,11 @@ impl World {
     /// An operation is submitted on a copy buffer.
     pub fn note_walk(&mut self, op: &LegOp) {
         if op.action == Action::Read && self.is_of_walk(op) {
-            self.rot.read.insert(op.buf.offset(), op.range);
-            match self.is_to_be_mended(op.leg.other(), op.range) {
-                true => self.rot.mends.insert(op.buf.offset(), (op.leg.other(), op.range)),
-                false => self.rot.mends.remove(&op.buf.offset()),
-            };
+            self.rot.read.insert(op.buf.offset(), (op.leg, op.range));
+            let wrong = op.leg.other();
+            let mended = sectors(op.range).filter(|&sector| self.is_to_be_mended(wrong, sector));
+            let mends = (wrong, mended.collect());
+            self.rot.mends.insert(op.buf.offset(), mends);
         }
     }
 
@@ -197,25 +197,41 @@ impl World {
     }
 
     /// Whether this was told, and the administrator has what `leg` holds there written over.
-    fn is_to_be_mended(&self, leg: LegId, range: Range) -> bool {
-        let mended = |sector: usize| match (self.rot.told.get(&sector), self.rot.repair) {
+    fn is_to_be_mended(&self, leg: LegId, sector: usize) -> bool {
+        match (self.rot.told.get(&sector), self.rot.repair) {
             (Some(Some(wrong)), Some(Repair::Proven | Repair::From(_))) => *wrong == leg,
             (Some(None), Some(Repair::From(right))) => right != leg,
             (Some(_) | None, _) => false,
-        };
-        sectors(range).all(mended)
+        }
     }
 
     /// Whether a write out of a copy buffer is to mend what was told.
     pub fn is_mending(&self, op: &LegOp) -> bool {
-        let written = matches!(op.action, Action::Write { .. }) && self.is_of_walk(op);
-        let mends = self.rot.mends.get(&op.buf.offset());
-        written && mends.is_some_and(|(leg, range)| *leg == op.leg && range.contains(op.range))
+        let read = self.read_for(op).and_then(|(at, _)| self.rot.mends.get(&at));
+        let is_told = |(leg, told): &(LegId, BTreeSet<usize>)| {
+            *leg == op.leg && sectors(op.range).all(|sector| told.contains(&sector))
+        };
+        matches!(op.action, Action::Write { .. }) && self.is_of_walk(op) && read.is_some_and(is_told)
+    }
+
+    /// The copy buffer that holds these bytes since they were read of the place that is now written, and of which leg.
+    fn read_for(&self, op: &LegOp) -> Option<(u64, LegId)> {
+        let is_of = |&at: &u64, range: &Range| {
+            let same_place = op.buf.offset().checked_sub(at) == op.range.start.checked_sub(range.start);
+            range.contains(op.range) && same_place
+        };
+        let mut read = self.rot.read.iter();
+        read.find_map(|(at, (leg, range))| is_of(at, range).then_some((*at, *leg)))
+    }
+
+    /// Whether a leg gets what was read of it itself.
+    fn is_renewing(&self, op: &LegOp) -> bool {
+        self.read_for(op).is_some_and(|(_, leg)| leg == op.leg)
     }
 
     /// Nothing but mending writes where it was told that the legs differ, and that only where every start knows.
     pub fn check_mending(&self, op: &LegOp) -> Check {
-        if !matches!(op.action, Action::Write { .. }) || !self.is_of_walk(op) {
+        if !matches!(op.action, Action::Write { .. }) || !self.is_of_walk(op) || self.is_renewing(op) {
             return Ok(());
         }
         if !self.is_mending(op) {

@@ -121,6 +121,14 @@ impl Check {
         }
     }
 
+    /// What the verify that runs does about what differs.
+    pub(super) fn repair(&self) -> Repair {
+        match self.purpose {
+            Some(Purpose::Verify(repair)) => repair,
+            Some(Purpose::Digest { .. }) | None => Repair::No,
+        }
+    }
+
     /// Whether a flush of what was mended is under way.
     pub(super) fn is_flushing(&self) -> bool {
         self.mend_flushes.iter().any(Option::is_some)

@@ -158,6 +158,7 @@ impl Mirror {
         match self.follow {
             Follow::Starting if recorded == Some(Health::Syncing) && !self.recorder.may_count(secondary) => {
                 self.follow = Follow::Syncing;
+                self.end_decided();
                 self.begin_resync();
             }
             Follow::Joining { epoch }

@@ -76,6 +76,11 @@ impl Recorder {
             || self.in_force().any(|record| is_in_sync(record, leg))
     }
 
+    /// A record may be in force by which this leg is the device as of some moment: in sync, or behind.
+    pub(super) fn may_be_image(&self, leg: LegId) -> bool {
+        self.may_count(leg) || self.doubtful.behind[leg.index()] || self.in_force().any(|record| is_behind(record, leg))
+    }
+
     /// A record may be in force that calls this leg primary.
     pub(super) fn may_be_primary(&self, leg: LegId) -> bool {
         self.doubtful.primary[leg.index()] || self.in_force().any(|record| record.primary == leg)
@@ -253,6 +258,10 @@ fn is_in_sync(record: &Record, leg: LegId) -> bool {
     record.legs[leg.index()].is_some_and(|leg| leg.attached && leg.health == Health::InSync)
 }
 
+fn is_behind(record: &Record, leg: LegId) -> bool {
+    record.legs[leg.index()].is_some_and(|leg| leg.attached && leg.health == Health::Behind)
+}
+
 /// What records say that may be on disk or not.
 #[derive(Clone, Copy)]
 struct Doubtful {
@@ -260,6 +269,8 @@ struct Doubtful {
     primary: [bool; 2],
     /// By leg: one calls it in sync.
     in_sync: [bool; 2],
+    /// By leg: one calls it behind.
+    behind: [bool; 2],
     /// The strictest protocol.
     protocol: Protocol,
     /// One says that something is tracked.
@@ -272,6 +283,7 @@ impl Doubtful {
     const NOTHING: Doubtful = Doubtful {
         primary: [false; 2],
         in_sync: [false; 2],
+        behind: [false; 2],
         protocol: Protocol::Async,
         tracked: false,
         untracked: false,
@@ -281,6 +293,7 @@ impl Doubtful {
         for leg in LegId::ALL {
             self.primary[leg.index()] |= record.primary == leg;
             self.in_sync[leg.index()] |= is_in_sync(record, leg);
+            self.behind[leg.index()] |= is_behind(record, leg);
         }
         self.tracked |= record.tracked;
         self.untracked |= !record.tracked;

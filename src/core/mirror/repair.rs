@@ -12,12 +12,15 @@
 //! *How:* the places are made durable, then the record that says that there are some, and only then the verify ends. Fewer places
 //! become durable at leisure: too many cost nothing but another look. A core that finds the record without the places
 //! takes everything for suspect, which is also what a list that cannot be written comes to.
+//! *A leg that failed a flush* may show there, too, what it never made durable (see `doubt`). It is not given what the primary holds, but
+//! what it shows itself: whatever becomes of the place later, that is what it holds.
 //! *A guest's write decides* what is in the blocks of 4 KiB that it covers, or, if the secondary misses it, touches: see `decide`.
 //!
 //! # Mending
 //! In this order: the place is suspect, durably; the leg that is right is read, in the order of its writes; the other is written,
 //! in that of its own; both are flushed; the place is suspect no more. So a cut at any moment leaves it suspect or mended. A guest's
-//! write that comes meanwhile stands behind the piece on both legs, or before it on both: it is in what is read.
+//! write that comes meanwhile stands behind the piece on both legs, or before it on both: it is in what is read. Only what is suspect when
+//! it was read is written.
 //! *Why both are flushed,* also where they are found equal: nothing copies to a place that is suspect, so the secondary may have missed
 //! there what a barrier was acknowledged for; what has made it equal since may lie in its cache alone.
 //! *Why a mended leg is not a mixture:* only what is proven wrong, or given up by whoever decided, is written over.
@@ -103,12 +106,18 @@ impl Mirror {
         self.suspicion.consulting > 0
     }
 
-    /// A place is suspect from now on.
-    fn suspect(&mut self, suspect: Suspect) {
+    /// A place is suspect from now on. Returns whether it was not, all of it. If it was, a list that is durable says so already: who is
+    /// wrong is not on it.
+    fn suspect(&mut self, suspect: Suspect) -> bool {
         // It differs after all that was written there.
         self.suspicion.decided.retain(|range| !range.overlaps(suspect.range));
+        let before = self.suspects.bytes();
         self.suspects.insert(suspect);
-        self.suspects_changed();
+        let is_news = self.suspects.bytes() > before;
+        if is_news {
+            self.suspects_changed();
+        }
+        is_news
     }
 
     /// The legs are equal in `range`, durably or by the order of their writes.
@@ -129,7 +138,9 @@ impl Mirror {
     /// is suspect: so one that the guest writes in part stays suspect whole if both legs get that, and is copied whole if not.
     ///
     /// A leg in sync is said to hold every write that was flushed, but where it is suspect. So what goes to both is suspect until it is
-    /// durable on both, or a power cut would leave on the secondary what was there before, and nothing would say so.
+    /// durable on both, or a power cut would leave on the secondary what was there before, and nothing would say so. One that is behind is said
+    /// to hold every write up to a generation: what it has missed of those in a place that is suspect it goes on to lack, until it
+    /// is copied to.
     pub(super) fn decide(&mut self, range: Range, both: bool) {
         let (block, size) = (BlockMask::BLOCK, self.config.geometry.size);
         let is_end = range.end() == size;
@@ -145,8 +156,8 @@ impl Mirror {
             return;
         }
         let range = Range::new(start, end - start);
-        let is_counted = self.recorder.may_count(self.secondary());
-        if !both && !is_counted || breaks::on(Break::DecidedUnflushed) {
+        let is_image = self.recorder.may_be_image(self.secondary());
+        if !both && !is_image || breaks::on(Break::DecidedUnflushed) {
             self.unsuspect(range);
             return;
         }
@@ -163,8 +174,11 @@ impl Mirror {
         self.suspicion.decided.clear();
     }
 
-    /// No record counts the secondary as in sync any more: what the guest has decided is dirty, and is copied.
+    /// Where no record calls the secondary in sync or behind any more, what the guest has decided is dirty, and is copied.
     pub(super) fn end_decided(&mut self) {
+        if self.recorder.may_be_image(self.secondary()) {
+            return;
+        }
         while let Some(range) = self.suspicion.decided.pop() {
             self.unsuspect(range);
         }
@@ -366,20 +380,14 @@ impl Mirror {
 
     /// The blocks of a piece that differ are suspect, and told.
     pub(super) fn tell_differences(&mut self, piece: &Slot, wrong: Option<LegId>) {
-        let (blocks, differing) = (piece.blocks(), piece.differing());
-        let mut from = 0;
-        while let Some(first) = (from..blocks).find(|&i| differing.contains(i)) {
-            let end = (first..blocks).find(|&i| !differing.contains(i)).unwrap_or(blocks);
-            let suspect = Suspect {
-                range: piece.block_range(first, end),
-                wrong,
-            };
-            self.suspect(suspect);
-            self.notify(match piece.is_of_verify() {
-                true => Event::Difference(suspect),
-                false => Event::Strayed(suspect),
-            });
-            from = end;
+        for range in piece.runs() {
+            let suspect = Suspect { range, wrong };
+            let is_news = self.suspect(suspect);
+            if piece.is_of_verify() {
+                self.notify(Event::Difference(suspect));
+            } else if is_news {
+                self.notify(Event::Strayed(suspect));
+            }
         }
     }
 
@@ -400,15 +408,22 @@ impl Mirror {
         }
     }
 
+    /// The blocks of a piece that are suspect, even in part.
+    pub(super) fn suspect_blocks(&self, piece: &Slot) -> BlockMask {
+        let mut suspect = BlockMask::default();
+        if self.suspects.touch(piece.range) {
+            let is = |i: &usize| self.suspects.touch(piece.block_range(*i, *i + 1));
+            (0..piece.blocks()).filter(is).for_each(|i| suspect.insert(i));
+        }
+        suspect
+    }
+
     /// Of the blocks that a copy found to differ, those that it may write.
     pub(super) fn without_suspects(&self, piece: &Slot, differing: BlockMask) -> BlockMask {
-        if !self.suspects.touch(piece.range) || breaks::on(Break::SuspectCopied) {
+        if breaks::on(Break::SuspectCopied) {
             return differing;
         }
-        let mut left = BlockMask::default();
-        let free = |i: &usize| differing.contains(*i) && !self.suspects.touch(piece.block_range(*i, *i + 1));
-        (0..piece.blocks()).filter(free).for_each(|i| left.insert(i));
-        left
+        differing.without(&self.suspect_blocks(piece))
     }
 
     /// The leg to be mended in this place, if it is to be.
@@ -542,10 +557,24 @@ impl Mirror {
         }
     }
 
+    /// The blocks of a piece in which this leg is to be mended. Some that were may not be any more, since the piece took its place in the
+    /// order: a guest has decided them, and both legs hold what it wrote.
+    pub(super) fn wrong_blocks(&self, piece: &Slot, leg: LegId) -> BlockMask {
+        let repair = self.check.repair();
+        let is_wrong = |i: &usize| {
+            let block = piece.block_range(*i, *i + 1);
+            let mut suspects = self.suspects.iter();
+            suspects.any(|suspect| suspect.range.overlaps(block) && self.mends(suspect, repair) == Some(leg))
+        };
+        let mut wrong = BlockMask::default();
+        (0..piece.blocks()).filter(is_wrong).for_each(|i| wrong.insert(i));
+        wrong
+    }
+
     /// A piece has written over what was wrong; or could not, and then it stays suspect.
-    pub(super) fn mend_ended(&mut self, leg: LegId, range: Range, mended: bool) {
+    pub(super) fn mend_ended(&mut self, leg: LegId, piece: &Slot, mended: bool) {
         match &mut self.check.mending {
-            Some(mending) if mended => mending.pieces.push((leg, range)),
+            Some(mending) if mended => mending.pieces.extend(piece.runs().map(|range| (leg, range))),
             Some(_) | None => {
                 self.check.mend_failed = true;
                 self.check_incomplete();

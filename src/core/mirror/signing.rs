@@ -12,7 +12,8 @@
 //! read from both and is equal is of `Both`.
 //!
 //! *Nobody waits for a hash:* a piece has left the order of both legs before it is hashed. Hashing takes processor time alone; tables
-//! are written by others, and a note that has no room is dropped: the extent is hashed when it is quiet.
+//! are written by others, and a note that has no room is dropped: the extent is hashed when it is quiet. So is what a copy has read while
+//! half of the pieces are being hashed already: it goes on as fast as the disks.
 //!
 //! *Hot extents* are left until they are quiet; one is hashed at a time, at no more than [`RATE`], when there is nothing else to walk.
 //! Only where a second leg is known: there is nothing to compare with otherwise.
@@ -45,6 +46,8 @@ pub(super) struct Quiet {
     /// When the span of time ends in which what is written is recent.
     turn_at: Time,
     cursor: u64,
+    /// Extents have been hashed since it last found that none was left, nor was being written to.
+    at_work: bool,
     /// How long it looked away last.
     pause: Span,
     /// How often an extent was left because it was hot: each time its hash would have been that of something else by now.
@@ -57,14 +60,15 @@ impl Quiet {
             look_at: None,
             turn_at: Time(0),
             cursor: 0,
+            at_work: false,
             pause: Span(0),
             skipped: 0,
         }
     }
 
-    /// Whether extents are being hashed, or about to be.
+    /// Whether extents are being hashed, or may be soon, as they were before.
     pub(super) fn is_at_work(&self) -> bool {
-        self.look_at.is_some()
+        self.at_work
     }
 }
 
@@ -119,6 +123,14 @@ impl Mirror {
         self.spoil_questions(range);
     }
 
+    /// How many pieces are being signed.
+    pub(super) fn signing(&self) -> usize {
+        self.slots
+            .iter()
+            .filter(|slot| matches!(slot.job, Job::Sign(_)))
+            .count()
+    }
+
     /// Where the signature of what this piece has read comes from; `None`: it says nothing of a whole extent.
     pub(super) fn sources_of(&self, piece: &Slot) -> Option<Sources> {
         let spoiled = piece.spoiled && !breaks::on(Break::SpoiledSigned);
@@ -139,6 +151,7 @@ impl Mirror {
                 sources[primary] = Some(Source::One);
                 sources
             }
+            Job::Mend { .. } if !piece.is_written_whole() => return None,
             // It was wrong, and holds now what was read from the other.
             Job::Mend { leg } => {
                 let mut sources = [None; 2];
@@ -273,6 +286,7 @@ impl Mirror {
                 let starts = !self.is_hashing() && self.may_start_piece(range.len);
                 if starts {
                     self.quiet.cursor = extent + 1;
+                    self.quiet.at_work = true;
                     self.want_copies(true);
                     self.start_piece(Job::Quiet { both }, range);
                 }
@@ -291,7 +305,7 @@ impl Mirror {
                 self.look_for_quiet(self.now + self.quiet.pause);
             }
             None if self.signatures.is_active() => self.look_for_quiet(self.quiet.turn_at),
-            None => {}
+            None => self.quiet.at_work = false,
         }
         self.walks_may_rest();
     }

@@ -82,6 +82,8 @@ pub(super) struct Slot {
     failed: [bool; 2],
     /// Blocks that are left to be written.
     mask: BlockMask,
+    /// Those that get what the leg shows there itself: see `repair`.
+    renewed: BlockMask,
     /// The run of blocks that is being written.
     run: (usize, usize),
     /// Of a verify: blocks that a copy admitted behind it is to mend.
@@ -112,6 +114,7 @@ impl Slot {
         read: [true; 2],
         failed: [false; 2],
         mask: BlockMask([0; 4]),
+        renewed: BlockMask([0; 4]),
         run: (0, 0),
         mended_behind: BlockMask([0; 4]),
         equal: false,
@@ -153,9 +156,21 @@ impl Slot {
         matches!(self.job, Job::Mend { .. })
     }
 
-    /// Blocks that differ.
-    pub(super) fn differing(&self) -> BlockMask {
-        self.mask
+    /// Whether it writes, or has written, all of its blocks.
+    pub(super) fn is_written_whole(&self) -> bool {
+        (0..self.blocks()).all(|i| self.mask.contains(i))
+    }
+
+    /// The runs of blocks that differ, or that it writes, or has written.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Range> {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let first = (from..self.blocks()).find(|&i| self.mask.contains(i))?;
+            from = (first..self.blocks())
+                .find(|&i| !self.mask.contains(i))
+                .unwrap_or(self.blocks());
+            Some(self.block_range(first, from))
+        })
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -377,13 +392,14 @@ impl Mirror {
 
     /// Whether another piece may start: within the rate, few while the guest is at work.
     pub(super) fn may_start_piece(&mut self, len: u64) -> bool {
-        let busy = self.pieces;
         let most = if self.admitted > 0 {
             PIECES_BESIDE_GUEST
         } else {
             self.slots.len()
         };
-        if busy >= most.min(self.slots.len()) || self.drain.is_some() {
+        // What is being signed has left the legs alone.
+        let busy = self.pieces - self.signing();
+        if busy >= most || self.pieces >= self.slots.len() || self.drain.is_some() {
             return false;
         }
         let rate = self.resync.rate;
@@ -419,6 +435,7 @@ impl Mirror {
         let mut sides = [Side::Waiting; 2];
         let mut read = [false; 2];
         match job {
+            Job::Resync(CopyMode::Blind) if self.suspects.touch(range) => {}
             Job::Resync(CopyMode::Blind | CopyMode::Dirty) => read[secondary.index()] = true,
             Job::Resync(CopyMode::Compare) | Job::Verify | Job::Quiet { both: true } => {}
             Job::Digest(leg) => {
@@ -466,6 +483,9 @@ impl Mirror {
             tries,
             ..Slot::FREE
         };
+        if job == Job::Resync(CopyMode::Blind) {
+            self.slots[free].renewed = self.suspect_blocks(&self.slots[free]);
+        }
         self.pieces += 1;
         self.enter(index);
     }
@@ -501,6 +521,7 @@ impl Mirror {
     fn submit_piece(&mut self, slot: u16, leg: LegId, action: Action, range: Range, offset: u64) {
         let piece = &self.slots[slot as usize];
         let (index, writes) = (piece.entry, matches!(action, Action::Write { .. }));
+        let renews = piece.renewed.contains(piece.run.0);
         let now = self.now;
         let primary = self.primary.index();
         let entry = &mut self.table[index];
@@ -508,8 +529,9 @@ impl Mirror {
         if leg.index() != primary {
             entry.issued_at = now;
         }
-        // What is written to one leg are the bytes of the other.
-        let buf = entry.bufs[if writes { leg.other() } else { leg }.index()].skip(offset);
+        // What is written to one leg are the bytes of the other, but where they are its own.
+        let from = if writes && !renews { leg.other() } else { leg };
+        let buf = entry.bufs[from.index()].skip(offset);
         self.submit(OpKind::Entry(leg, index), leg, action, range, buf);
         if leg.index() != primary {
             self.watch_leg();
@@ -524,8 +546,9 @@ impl Mirror {
             self.finish_piece(slot);
             return;
         };
-        let end = (first..blocks).find(|&i| !piece.mask.contains(i)).unwrap_or(blocks);
-        piece.run = (first, end);
+        let renews = piece.renewed.contains(first);
+        let is_else = |&i: &usize| !piece.mask.contains(i) || piece.renewed.contains(i) != renews;
+        piece.run = (first, (first..blocks).find(is_else).unwrap_or(blocks));
         let range = piece.run_range();
         let offset = range.start - piece.range.start;
         self.submit_piece(slot, leg, Action::Write { fua: false }, range, offset);
@@ -613,8 +636,18 @@ impl Mirror {
             Job::Resync(CopyMode::Compare) if !target_failed => self.judge(slot, judge),
             Job::Resync(_) => {
                 let left = self.without_suspects(&piece, BlockMask([u64::MAX; 4]));
+                let renewed = match target_failed {
+                    true => BlockMask::default(),
+                    false => piece.renewed.without(&left),
+                };
+                // What could not be read, or is suspect only now, is still in doubt.
+                let stays = self.suspect_blocks(&piece).without(&renewed);
+                if piece.job == Job::Resync(CopyMode::Blind) && !stays.is_empty() {
+                    self.resync.failed.push(piece.range);
+                }
+                self.slots[slot as usize].renewed = renewed;
                 self.slots[slot as usize].differs = self.suspects.touch(piece.range);
-                self.write_piece(slot, left);
+                self.write_piece(slot, left.or(&renewed));
             }
             Job::Verify if source_failed || target_failed => {
                 self.slots[slot as usize].cancelled = true;
@@ -625,7 +658,10 @@ impl Mirror {
             Job::Verify | Job::Quiet { both: true } => self.judge(slot, judge),
             Job::Quiet { both: false } => self.finish_piece(slot),
             Job::Mend { .. } if source_failed || target_failed => self.finish_piece(slot),
-            Job::Mend { .. } => self.write_piece(slot, BlockMask([u64::MAX; 4])),
+            Job::Mend { leg } => {
+                let wrong = self.wrong_blocks(&piece, leg);
+                self.write_piece(slot, wrong);
+            }
             Job::Sign(_) | Job::Weigh { .. } => unreachable!("it reads nothing"),
             Job::Digest(leg) if piece.failed[leg.index()] => {
                 self.finish_piece(slot);
@@ -791,7 +827,7 @@ impl Mirror {
             self.free_slot(slot);
         }
         if let Job::Mend { leg } = piece.job {
-            self.mend_ended(leg, piece.range, piece.is_sound() && piece.phase == Phase::Writing);
+            self.mend_ended(leg, &piece, piece.is_sound() && piece.phase == Phase::Writing);
         }
         if matches!(piece.job, Job::Quiet { .. }) {
             self.quiet_ended(&piece);
@@ -816,6 +852,10 @@ impl Mirror {
             return None;
         }
         let sources = self.sources_of(piece)?;
+        // A verify has nothing else to do, and nobody would look again at what it skips.
+        if matches!(piece.job, Job::Resync(_)) && self.signing() >= self.slots.len() / 2 {
+            return None;
+        }
         // What mends the primary was read from the secondary; the primary was not read at all.
         let read = match piece.job {
             Job::Mend { leg } => leg.other(),

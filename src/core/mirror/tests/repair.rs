@@ -1,7 +1,7 @@
 //! Who is wrong where the legs differ, and in which order that is recorded and mended.
 
 use super::rig::{GRAIN, NO_SPACE, Rig, WRITE};
-use crate::core::Repair;
+use crate::core::config::{Comes, CopyMode};
 use crate::core::effect::{Action, BlockMask, Event, Evidence};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
@@ -10,6 +10,7 @@ use crate::core::request::{Errno, Operation};
 use crate::core::signature::Source;
 use crate::core::suspects::Suspect;
 use crate::core::time::Span;
+use crate::core::{LegTraits, Repair};
 
 /// The first extent differs in its second grain.
 const PLACE: Range = Range::new(GRAIN, GRAIN);
@@ -21,11 +22,15 @@ fn says(source: Source, equals: [bool; 2]) -> Option<Evidence> {
 /// A verify that has found [`PLACE`] to differ, and everything else to be equal; the tables are asked, and have not answered.
 fn asking(repair: Repair) -> Rig {
     let mut rig = Rig::in_sync(Protocol::Flush);
+    ask(&mut rig, repair);
+    rig
+}
+
+fn ask(rig: &mut Rig, repair: Repair) {
     rig.consults_hang = true;
     rig.mirror.verify(rig.now, repair).expect("in sync");
     rig.take_effects();
-    compare(&mut rig);
-    rig
+    compare(rig);
 }
 
 /// Whatever is to be read for the verify is, and the first extent differs in [`PLACE`].
@@ -116,10 +121,7 @@ fn an_entry_of_what_was_written_since_proves_nothing() {
     let mut rig = Rig::in_sync(Protocol::Flush);
     rig.write(0, 0);
     rig.settle();
-    rig.consults_hang = true;
-    rig.mirror.verify(rig.now, Repair::Proven).expect("in sync");
-    rig.take_effects();
-    compare(&mut rig);
+    ask(&mut rig, Repair::Proven);
     rig.consulted([says(Source::Both, [false, true]); 2]);
     assert_eq!(differences(&rig)[0].wrong, None);
 }
@@ -262,4 +264,58 @@ fn what_is_found_equal_is_suspect_until_both_legs_are_flushed() {
         rig.end(leg, Action::Flush, Ok(()));
     }
     assert!(!is_suspect(&rig));
+}
+
+#[test]
+fn a_leg_that_failed_a_flush_gets_what_it_shows_where_that_is_suspect_and_what_the_primary_holds_elsewhere() {
+    let failed = LegId::B;
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    // The first extent, grain by grain; what is suspect is in the middle.
+    for grain in 0..4 {
+        rig.write(0, grain);
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+    }
+    ask(&mut rig, Repair::No);
+    rig.consulted([None; 2]);
+    rig.settle();
+    rig.flush(1);
+    rig.end(LegId::A, Action::Flush, Ok(()));
+    rig.end(failed, Action::Flush, Err(Errno::IO));
+    rig.settle();
+    rig.mirror.detach(rig.now, failed).expect("it follows no more");
+    rig.settle();
+    let traits = LegTraits { punches: true };
+    rig.mirror
+        .attach(rig.now, failed, traits, CopyMode::Compare, Comes::Known)
+        .expect("it was detached");
+    rig.take_effects();
+    rig.end_record(Ok(()));
+    let buf_read = |rig: &Rig, leg| {
+        let read = rig.ops.iter().find(|op| (op.leg, op.action) == (leg, Action::Read));
+        read.expect("it is read").buf
+    };
+    let [of_primary, of_failed] = [buf_read(&rig, failed.other()), buf_read(&rig, failed)];
+    let first_extent = Range::new(0, 4 * GRAIN);
+    let mut written = Vec::new();
+    while rig.record.is_none() {
+        assert!(rig.compares.is_empty(), "what it shows proves nothing");
+        let op = rig.ops[0];
+        if (op.leg, op.action) == (failed, WRITE) && first_extent.contains(op.range) {
+            written.push((op.range, op.buf));
+        }
+        rig.end_at(0, Ok(()));
+    }
+    let grains = |first, count| Range::new(first * GRAIN, count * GRAIN);
+    assert_eq!(
+        written,
+        [
+            (grains(0, 1), of_primary),
+            (grains(1, 1), of_failed.skip(GRAIN)),
+            (grains(2, 2), of_primary.skip(2 * GRAIN)),
+        ]
+    );
+    assert!(is_suspect(&rig), "nobody has decided");
+    let record = rig.end_record(Ok(()));
+    assert_eq!(record.legs[failed.index()].map(|leg| leg.doubted), Some(false));
 }
