@@ -1,23 +1,6 @@
 # What a device writes into its state directory while the guest writes: nothing on a hot set, and little all over a large disk.
 # shellcheck shell=bash
 
-# thin_mirror GIB: a mirrored device of two disks that take memory only where they are written to, /dev/ram0 and SECOND. What is
-# copied at first are zeroes: the second one swallows those.
-thin_mirror() {
-    modprobe brd rd_nr=2 rd_size=$(($1 << 20))
-    defer rmmod brd
-    create /dev/ram0
-    modprobe dm_zero
-    SECOND=$(dm second /dev/ram1)
-    defer dm_gone second
-    dm_becomes second /dev/ram1 swallowing
-    attach "$SECOND"
-    TW_LIMIT=600 in_sync 600
-    dm_becomes second /dev/ram1 well
-    # From then on it is recorded that it is known where the legs may differ.
-    reaches .tracked
-}
-
 HOT_WRITES=${TWINBLK_HOT_WRITES:-10000}
 
 property hot_set_writes_no_metadata $((60 + HOT_WRITES / 1000)) 'random writes to a hot gibibyte write no metadata at all'

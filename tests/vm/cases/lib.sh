@@ -77,6 +77,23 @@ mirror() {
     in_sync
 }
 
+# thin_mirror GIB: a mirrored device of two disks that take memory only where they are written to, /dev/ram0 and SECOND. What is
+# copied at first are zeroes: the second one swallows those.
+thin_mirror() {
+    modprobe brd rd_nr=2 rd_size=$(($1 << 20))
+    defer rmmod brd
+    create /dev/ram0
+    modprobe dm_zero
+    SECOND=$(dm second /dev/ram1)
+    defer dm_gone second
+    dm_becomes second /dev/ram1 swallowing
+    attach "$SECOND"
+    TW_LIMIT=600 in_sync 600
+    dm_becomes second /dev/ram1 well
+    # From then on it is recorded that it is known where the legs may differ.
+    reaches .tracked
+}
+
 remove() { tw remove "$NAME" > /dev/null; }
 
 # field EXPRESSION: of the status.
