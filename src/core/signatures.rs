@@ -135,6 +135,11 @@ impl Signatures {
         }
     }
 
+    /// Nobody knows what `leg` holds, and its table has no entry: all of it is to be hashed.
+    pub fn begin_unknown(&mut self, leg: LegId) {
+        self.legs[leg.index()].trusted.clear();
+    }
+
     /// Whether the table of `leg` is being emptied.
     pub fn is_emptying(&self, leg: LegId) -> bool {
         self.emptying[leg.index()]

@@ -537,14 +537,15 @@ impl World {
         image_after(&self.oracle, &self.disks, &record, how, self.admin.replaced, &spared)
     }
 
-    /// Signature tables are believed beside a clean record, but for those of legs that somebody has written to.
-    fn believe(&mut self, found: &Record) -> Check {
-        self.signatures.find(found, self.outside(found));
+    /// Signature tables are believed beside a clean record, but for those of legs that somebody has written to. Returns which are, by leg.
+    fn believe(&mut self, found: &Record) -> Check<[bool; 2]> {
+        let believed = self.signatures.find(found, self.outside(found));
         let known = LegId::ALL
             .iter()
             .any(|leg| self.signatures.entries(*leg).next().is_some());
         self.stats.starts_believing += u64::from(known);
-        self.check_found(&self.disks, found)
+        self.check_found(&self.disks, found)?;
+        Ok(believed)
     }
 
     /// A new daemon takes over what is left.
@@ -558,7 +559,7 @@ impl World {
         // Of one leg there is nothing to track, whatever its record says.
         let alone = found.legs[secondary].is_none();
         let tracked = self.tables.find(&found, &mut self.rng).filter(|_| !changed && !alone);
-        self.believe(&found)?;
+        let believed = self.believe(&found)?;
         // What is suspect is of a disk that is not there any more.
         let suspects = Some(self.places.find(&found)).filter(|_| !changed).unwrap_or_default();
         // Somebody wrote to it and was refused when he attached it: what is tracked says nothing of that.
@@ -596,6 +597,9 @@ impl World {
             CopyMode::Compare,
             self.now,
         );
+        for leg in LegId::ALL.into_iter().filter(|leg| !believed[leg.index()]) {
+            self.mirror.begin_unknown(self.now, leg);
+        }
         if self.mirror.status().source_generation < self.generation {
             return Err(format!(
                 "a start goes on at generation {}, {} was used before",

@@ -213,15 +213,17 @@ impl Signatures {
     }
 
     /// A start beside `record`, where `outside` says of each leg whether somebody else has written to it. A table that is not
-    /// believed is emptied.
-    pub fn find(&mut self, record: &Record, outside: [bool; 2]) {
+    /// believed is emptied. Returns which are, by leg.
+    pub fn find(&mut self, record: &Record, outside: [bool; 2]) -> [bool; 2] {
         self.errands.clear();
-        for (table, outside) in self.tables.iter_mut().zip(outside) {
+        let believed = outside.map(|outside| record.clean && record.tracked && !outside);
+        for (table, believed) in self.tables.iter_mut().zip(believed) {
             table.find(&mut self.rng);
-            if !record.clean || !record.tracked || outside {
+            if !believed {
                 table.empty(self.rng.below(400) < self.failing);
             }
         }
+        believed
     }
 }
 

@@ -90,6 +90,8 @@ pub struct State {
     pub tables: StateTables,
     /// The signature tables.
     pub signatures: SignatureTables,
+    /// By [`LegId::index`]: its table says what the leg holds; if not, it is empty.
+    pub believed: [bool; 2],
     /// The places where they do, and nobody has decided which is right.
     pub suspects: Suspects,
     /// Where the legs may differ, if the record says that it is known.
@@ -112,6 +114,7 @@ pub fn begin(
         keeper,
         tables,
         signatures,
+        believed,
         suspects,
         tracked,
     } = state;
@@ -181,6 +184,9 @@ pub fn begin(
                 let mut mirror = Mirror::new(config, record, traits, tracked, suspects, resync, clock::now());
                 // Before the first copy: a resync that begins with the device keeps to it from its first byte.
                 mirror.set_rate(clock::now(), rate);
+                for leg in LegId::ALL.into_iter().filter(|leg| !believed[leg.index()]) {
+                    mirror.begin_unknown(clock::now(), leg);
+                }
                 let shard = Shard::new(mirror, port, surroundings, records, tables, keeps, BATCH + 1);
                 // All that it will ever touch is there, to be locked.
                 let _ = opened.send(Ok(()));

@@ -309,6 +309,7 @@ fn begin(
         keeper,
         tables,
         signatures,
+        believed,
         suspects,
         tracked,
     };

@@ -286,7 +286,8 @@ pub struct Daemon {
 /// What is known of the legs by signatures; one object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signatures {
-    /// Bytes that were written and not hashed since, by whole extents: they are when they have been quiet for a while.
+    /// Bytes that were written and not hashed since, by whole extents, or of which nobody knows what they are after an unclean end: they are
+    /// hashed when they have been quiet for a while.
     pub unsigned_bytes: u64,
     /// How often an extent was left because it was still being written: each time its hash would have been outdated at once.
     pub hot_skipped: u64,

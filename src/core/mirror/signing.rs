@@ -15,6 +15,9 @@
 //! are written by others, and a note that has no room is dropped: the extent is hashed when it is quiet. So is what a copy has read while
 //! half of the pieces are being hashed already: it goes on as fast as the disks.
 //!
+//! *After an unclean end* anybody may have written to the legs before they were claimed again, and nothing in the state directory would
+//! say so: all of them is hashed as if it had been written.
+//!
 //! *Hot extents* are left until they are quiet; one is hashed at a time, at no more than [`RATE`], when there is nothing else to walk.
 //! Only where a second leg is known: there is nothing to compare with otherwise.
 
@@ -87,6 +90,14 @@ impl Mirror {
         if walking || self.is_consulting() {
             self.spoil_walks(range);
         }
+    }
+
+    /// Since the last core somebody may have written to this leg, and its table is empty: all of it is read, when it is quiet, and compared with
+    /// the other. To be called before anything is asked of this core.
+    pub fn begin_unknown(&mut self, now: Time, leg: LegId) {
+        self.now = now;
+        self.signatures.begin_unknown(leg);
+        self.watch_quiet();
     }
 
     /// What this leg holds of `range` may change, by a copy or by itself.

@@ -36,6 +36,29 @@ written_after_a_stop() {
     remove
 }
 
+property written_after_a_kill 90 'what somebody wrote to a disk between a kill and the start is found, wherever it is, is told as suspect, and nothing copies it'
+written_after_a_kill() {
+    local place='{"offset": 9437184, "length": 1048576}'
+    mirror "$A" "$B"
+    fill "$DEV" 4
+    reaches .tracked
+    tw set "$NAME" quiet 1
+    kill_daemon
+    # Nobody was writing there, so a start does not compare it.
+    fill "$B" 1 9
+    tw start "$NAME" > /dev/null
+    reaches "[.legs[].suspect] == [[$place], [$place]]"
+    holds '.last_resync.kind != "full"'
+    exits 3 twinblk switch "$NAME"
+    # All of it is read.
+    reaches '.signatures.unsigned_bytes <= 1048576'
+    exits 0 twinblk verify "$NAME" --repair-from a
+    holds '[.legs[].suspect] | flatten == []'
+    settled
+    equal_legs "$A" "$B"
+    remove
+}
+
 property written_while_detached 60 'a detached leg that was written to is compared whole when it comes back'
 written_while_detached() {
     mirror "$A" "$B"
