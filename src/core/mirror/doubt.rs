@@ -159,6 +159,7 @@ impl Mirror {
 
     /// The primary failed a flush.
     pub(super) fn doubt_primary(&mut self) {
+        self.mending_in_doubt();
         let (leg, geometry) = (self.primary, self.config.geometry);
         let ranges = self.unflushed[leg.index()].take(&geometry);
         for &range in ranges.as_deref().unwrap_or(&[geometry.whole()]) {

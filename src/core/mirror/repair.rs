@@ -473,6 +473,14 @@ impl Mirror {
         self.check.mending.as_ref().is_some_and(|mending| mending.cursor > 0)
     }
 
+    /// A flush of the primary failed: what was written to mend it, or found equal, may be lost, and the flush that is asked for behind it
+    /// says nothing of that. (A secondary that fails one is given up, and the verify ends.)
+    pub(super) fn mending_in_doubt(&mut self) {
+        if self.check.mending.is_some() || !self.check.equal.is_empty() {
+            self.mending_failed();
+        }
+    }
+
     fn mending_failed(&mut self) {
         self.check.mending = None;
         self.check.mend_failed = true;

@@ -244,6 +244,19 @@ fn what_a_flush_does_not_make_durable_stays_suspect() {
     assert!(is_suspect(&rig) && !rig.events.iter().any(|event| matches!(event, Event::Mended { .. })));
 }
 
+/// Rot 1081 of the simulation: the flush behind the mending was good, and the mended bytes were lost by the one before.
+#[test]
+fn what_a_failed_flush_of_the_guest_may_have_lost_is_not_mended() {
+    let mut rig = mending(LegId::A);
+    rig.end(LegId::B, Action::Read, Ok(()));
+    rig.flush(0);
+    rig.end(LegId::A, WRITE, Ok(()));
+    rig.end(LegId::A, Action::Flush, Err(Errno::IO));
+    rig.settle();
+    assert!(is_suspect(&rig) && is_verified(&rig));
+    assert!(!rig.events.iter().any(|event| matches!(event, Event::Mended { .. })));
+}
+
 #[test]
 fn what_is_found_equal_is_suspect_until_both_legs_are_flushed() {
     let mut rig = asking(Repair::No);
