@@ -169,6 +169,23 @@ impl World {
         }
     }
 
+    /// Of these extents signatures say that the legs hold the same: nothing is read or copied there, so what has rotted is as if it had
+    /// been written anew, and had rotted since.
+    pub fn rot_anew(&mut self, equal: &Bits) {
+        let extent = u64::from(self.plan.config.geometry.extent);
+        for at in 0..2 {
+            for sector in 0..self.disks[at].live().len() {
+                let is_rotten = self.disks[at].live()[sector].is_rotten();
+                if is_rotten && equal.contains(sector as u64 * SECTOR / extent) {
+                    self.rot.serial += 1;
+                    let is = Token::rotten(self.oracle.newest(), self.rot.serial, sector as u64);
+                    self.disks[at].corrupt(sector, is);
+                    self.rot.rotted.insert(sector);
+                }
+            }
+        }
+    }
+
     /// Not where a guest is reading, nor what a walk has read and is looking at: what it finds is of that moment.
     fn may_rot(&self, leg: usize, sector: usize) -> bool {
         let range = Range::new(sector as u64 * SECTOR, SECTOR);

@@ -307,6 +307,7 @@ impl World {
                 self.check_trusted()?;
                 let equal = self.there(&extents, Signatures::is_equal);
                 self.check_matched(&equal)?;
+                self.rot_anew(&equal);
                 self.mirror.handle_matched(self.now, &equal);
             }
             Errand::Consult(consult, read) => {
