@@ -677,11 +677,7 @@ fn what_a_leg_may_have_lost_in_a_flush_is_not_compared_when_it_is_attached_again
         assert_eq!(is(&record), Some((Health::Failed, true)));
         rig.mirror.detach(rig.now, failing).expect("it follows no more");
         rig.settle();
-        let traits = LegTraits { punches: true };
-        rig.mirror
-            .attach(rig.now, failing, traits, CopyMode::Compare, Comes::Known)
-            .expect("it was detached");
-        rig.take_effects();
+        rig.attach_again(failing);
         assert_eq!(is(&rig.end_record(Ok(()))), Some((Health::Syncing, true)));
         let mut written = Vec::<LegOp>::new();
         while rig.record.is_none() {

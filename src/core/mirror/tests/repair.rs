@@ -1,7 +1,7 @@
 //! Who is wrong where the legs differ, and in which order that is recorded and mended.
 
 use super::rig::{GRAIN, NO_SPACE, Rig, WRITE};
-use crate::core::config::{Comes, CopyMode};
+use crate::core::Repair;
 use crate::core::effect::{Action, BlockMask, Event, Evidence};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
@@ -10,7 +10,6 @@ use crate::core::request::{Errno, Operation};
 use crate::core::signature::Source;
 use crate::core::suspects::Suspect;
 use crate::core::time::Span;
-use crate::core::{LegTraits, Repair};
 
 /// The first extent differs in its second grain.
 const PLACE: Range = Range::new(GRAIN, GRAIN);
@@ -298,11 +297,7 @@ fn a_leg_that_failed_a_flush_gets_what_it_shows_where_that_is_suspect_and_what_t
     rig.settle();
     rig.mirror.detach(rig.now, failed).expect("it follows no more");
     rig.settle();
-    let traits = LegTraits { punches: true };
-    rig.mirror
-        .attach(rig.now, failed, traits, CopyMode::Compare, Comes::Known)
-        .expect("it was detached");
-    rig.take_effects();
+    rig.attach_again(failed);
     rig.end_record(Ok(()));
     let buf_read = |rig: &Rig, leg| {
         let read = rig.ops.iter().find(|op| (op.leg, op.action) == (leg, Action::Read));

@@ -271,6 +271,15 @@ impl Rig {
         assert!(!self.mirror.is_failing_over() && self.record.is_some());
     }
 
+    /// A leg that was detached comes back as it was let go.
+    pub fn attach_again(&mut self, leg: LegId) {
+        let traits = LegTraits { punches: true };
+        self.mirror
+            .attach(self.now, leg, traits, CopyMode::Compare, Comes::Known)
+            .expect("it is free");
+        self.take_effects();
+    }
+
     /// The secondary was away, and is being made equal: nothing of it is copied yet.
     pub fn be_syncing(&mut self) {
         self.mirror.pause_resync(self.now, true);
@@ -278,11 +287,7 @@ impl Rig {
         self.take_effects();
         self.end_all(LegId::B);
         self.end_record(Ok(()));
-        let traits = LegTraits { punches: true };
-        self.mirror
-            .attach(self.now, LegId::B, traits, CopyMode::Compare, Comes::Known)
-            .expect("it is free");
-        self.take_effects();
+        self.attach_again(LegId::B);
         self.end_record(Ok(()));
     }
 
