@@ -85,6 +85,11 @@ impl Geometry {
         self.size.div_ceil(self.extent as u64)
     }
 
+    /// The extent that has this byte.
+    pub const fn extent_at(&self, offset: u64) -> u64 {
+        offset / self.extent as u64
+    }
+
     /// Bytes of a region: the smallest power of two, of at least 4 MiB and an extent, of which the device has at most
     /// [`Geometry::MOST_REGIONS`]. It follows from the size alone, so that it needs no field in the superblock.
     pub const fn region(&self) -> u64 {

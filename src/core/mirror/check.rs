@@ -399,7 +399,7 @@ impl Mirror {
         if piece.spoiled || !is_wanted {
             return;
         }
-        let extent = piece.range.start / self.config.geometry.extent as u64;
+        let extent = self.config.geometry.extent_at(piece.range.start);
         self.check.fresh.insert(extent);
         self.check.stale -= 1;
     }

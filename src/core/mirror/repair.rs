@@ -289,7 +289,7 @@ impl Mirror {
         let id = ConsultId(self.suspicion.next);
         self.suspicion.next = self.suspicion.next.wrapping_add(1);
         self.suspicion.consulting += 1;
-        let extent = piece.range.start / u64::from(self.config.geometry.extent);
+        let extent = self.config.geometry.extent_at(piece.range.start);
         self.suspicion.questions.push((id, piece));
         self.effects.push_back(Effect::Consult(Consult { id, extent, read }));
     }
@@ -332,7 +332,7 @@ impl Mirror {
 
     /// Which leg is wrong in an extent that differs.
     fn verdict(&self, piece: &Slot, evidence: [Option<Evidence>; 2]) -> Option<LegId> {
-        let extent = piece.range.start / u64::from(self.config.geometry.extent);
+        let extent = self.config.geometry.extent_at(piece.range.start);
         if piece.spoiled && !breaks::on(Break::JudgedOutdated) {
             return None;
         }

@@ -145,7 +145,7 @@ impl Mirror {
     /// Where the signature of what this piece has read comes from; `None`: it says nothing of a whole extent.
     pub(super) fn sources_of(&self, piece: &Slot) -> Option<Sources> {
         let spoiled = piece.spoiled && !breaks::on(Break::SpoiledSigned);
-        let extent = piece.range.start / u64::from(self.config.geometry.extent);
+        let extent = self.config.geometry.extent_at(piece.range.start);
         if !piece.is_sound() || spoiled || self.config.geometry.extent_range(extent) != piece.range {
             return None;
         }
@@ -198,7 +198,7 @@ impl Mirror {
         if self.is_stopped() || sources == [None; 2] {
             return;
         }
-        let extent = range.start / u64::from(self.config.geometry.extent);
+        let extent = self.config.geometry.extent_at(range.start);
         if let Some(id) = self
             .signatures
             .begin_note(extent, sources.map(|source| source.is_some()))
@@ -329,8 +329,7 @@ impl Mirror {
         };
         let sources = self.sources_of(piece).unwrap_or_default();
         if !piece.is_cancelled() && !piece.spoiled && sources.iter().flatten().count() < expected {
-            self.signatures
-                .leave(piece.range.start / u64::from(self.config.geometry.extent));
+            self.signatures.leave(self.config.geometry.extent_at(piece.range.start));
         }
     }
 

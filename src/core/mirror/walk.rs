@@ -743,7 +743,7 @@ impl Mirror {
         }
         self.digest_hashed(&piece);
         self.finish_piece(walk.0);
-        let extent = piece.range.start / u64::from(self.config.geometry.extent);
+        let extent = self.config.geometry.extent_at(piece.range.start);
         if let Job::Digest(leg) = piece.job
             && !piece.spoiled
             && !self.doubt.touches(leg, piece.range)
@@ -843,7 +843,7 @@ impl Mirror {
         let verify = piece.job == Job::Verify;
         let compares = matches!(piece.job, Job::Verify | Job::Quiet { .. });
         if compares && piece.differs && !piece.cancelled && !piece.mask.is_empty() {
-            let extent = piece.range.start / u64::from(self.config.geometry.extent);
+            let extent = self.config.geometry.extent_at(piece.range.start);
             if self.config.geometry.extent_range(extent) == piece.range {
                 return Some((Job::Weigh { verify }, piece.bufs[LegId::A.index()]));
             }
