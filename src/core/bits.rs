@@ -122,6 +122,19 @@ impl Bits {
         self.words.copy_from_slice(words);
     }
 
+    /// The first number in the set that is not below `from`.
+    pub fn next(&self, from: u64) -> Option<u64> {
+        let first = (from / 64) as usize;
+        let mut mask = u64::MAX << (from % 64);
+        for (index, word) in self.words.iter().enumerate().skip(first) {
+            if word & mask != 0 {
+                return Some(index as u64 * 64 + u64::from((word & mask).trailing_zeros()));
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+
     /// The numbers in the set, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         self.words.iter().enumerate().flat_map(|(index, &word)| {
@@ -195,6 +208,8 @@ mod tests {
                     assert_eq!(bits.contains(number), oracle.contains(&number));
                 }
                 assert!(bits.iter().eq(oracle.iter().copied()), "{len}");
+                let from = next(len + 70);
+                assert_eq!(bits.next(from), oracle.range(from..).next().copied());
                 assert_eq!(bits.count(), oracle.len() as u64);
                 assert_eq!(bits.is_empty(), oracle.is_empty());
                 assert_eq!(Bits::from_words(len, bits.words().to_vec()), Some(bits.clone()));

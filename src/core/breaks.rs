@@ -99,6 +99,8 @@ pub enum Break {
     StaleKept,
     /// What the tables say to be equal is not copied, although it was written since they were asked.
     MatchedOutdated,
+    /// What the secondary holds is recognised, although it was written since it was read.
+    RecognisedOutdated,
     /// What the table says is taken for the digest, although it was written since it was asked.
     RecalledOutdated,
     /// A verify ends before what it found suspect is recorded.
@@ -119,7 +121,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 54] = [
+    pub const ALL: [Break; 55] = [
         Break::AckBeforeSecondary,
         Break::FlushedAtCompletion,
         Break::EpochOrder,
@@ -166,6 +168,7 @@ impl Break {
         Break::DoubtedSigned,
         Break::StaleKept,
         Break::MatchedOutdated,
+        Break::RecognisedOutdated,
         Break::RecalledOutdated,
         Break::SuspectUnrecorded,
         Break::SuspectCopied,

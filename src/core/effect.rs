@@ -109,15 +109,15 @@ pub struct Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsultId(pub u32);
 
-/// The legs differ in an extent: what do the tables say of it?
+/// What do the tables say of an extent that was read?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Consult {
     /// Comes back with the answer.
     pub id: ConsultId,
     /// Which extent.
     pub extent: u64,
-    /// By [`LegId::index`]: of what was read there.
-    pub read: [Signature; 2],
+    /// By [`LegId::index`]: of what was read there; `None`: the leg was not read.
+    pub read: [Option<Signature>; 2],
 }
 
 /// What the entry of a table says of what was read.
@@ -173,14 +173,14 @@ pub enum Effect {
     /// Look up the signatures of a digest, in the table of this leg: of the extents that [`super::Mirror::recallable`] has now.
     /// Answer with `handle_recalled`.
     Recall(LegId),
-    /// Look up what the tables say of an extent that differs; answer with `handle_consulted`.
+    /// Look up what the tables say of an extent that was read; answer with `handle_consulted`.
     Consult(Consult),
     /// Make durable which places are suspect, as [`super::Mirror::suspects`] has them now; answer with `handle_suspected`. At most
     /// one is under way.
     Suspects,
-    /// Look up which extents have the same signature in both tables, of those that [`super::Mirror::matchable`] has now; answer
-    /// with `handle_matched`.
-    Match,
+    /// Look up which extents have the same signature in both tables, and which in that of this leg alone, of those that
+    /// [`super::Mirror::matchable`] has now of each; answer with `handle_matched`.
+    Match(LegId),
     /// Compare `len` bytes at the two places; answer with `handle_compared`.
     Compare {
         /// Which walk slot.

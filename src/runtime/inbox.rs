@@ -50,8 +50,13 @@ pub enum Message<C> {
     Emptied(LegId),
     /// Of these extents the table had the hash that a digest looked for.
     Recalled(Bits),
-    /// These extents have the same signature on both legs.
-    Matched(Bits),
+    /// What the tables know of what a resync is to compare.
+    Matched {
+        /// These extents have the same signature on both legs.
+        equal: Bits,
+        /// These have one on the primary alone.
+        lone: Bits,
+    },
     /// An administrator's.
     Command(C),
 }

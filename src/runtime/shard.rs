@@ -249,7 +249,7 @@ impl<P: Port, S: 'static> Shard<P, S> {
                 Message::Noted(note) => mirror.handle_noted(now, note),
                 Message::Emptied(leg) => mirror.handle_emptied(now, leg),
                 Message::Recalled(extents) => mirror.handle_recalled(now, &extents),
-                Message::Matched(extents) => mirror.handle_matched(now, &extents),
+                Message::Matched { equal, lone } => mirror.handle_matched(now, &equal, &lone),
                 Message::Command(command) => command(&mut Desk {
                     mirror,
                     now,
@@ -315,9 +315,9 @@ impl<P: Port, S: 'static> Shard<P, S> {
                 let (extents, digest) = (self.mirror.recallable().clone(), self.digest.clone());
                 self.run_errand(Errand::Recall { leg, extents, digest });
             }
-            Effect::Match => {
+            Effect::Match(primary) => {
                 let extents = self.mirror.matchable().clone();
-                self.run_errand(Errand::Compare(extents));
+                self.run_errand(Errand::Match { primary, extents });
             }
             Effect::Compare { walk, left, right, len } => self.hand_over(Job::Compare { walk, left, right, len }),
             Effect::Hash {

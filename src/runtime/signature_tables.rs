@@ -159,25 +159,29 @@ impl Signatures for SignatureTables {
         }
     }
 
-    fn compare(&mut self, extents: &mut Bits) {
-        let [a, b] = &self.legs;
+    fn compare(&mut self, primary: LegId, extents: [Bits; 2]) -> [Bits; 2] {
+        let known = |leg: LegId, extent| {
+            let is_believed = extents[leg.index()].contains(extent);
+            let entry = is_believed.then(|| self.table(leg).read(extent)).flatten();
+            entry.map(|entry| entry.value)
+        };
+        let len = extents[primary.index()].len();
+        let [mut equal, mut lone] = [Bits::none(len), Bits::none(len)];
+        // One table after the other, as far as one goes at a time.
         let mut values = Vec::new();
-        for window in windows(extents.len()) {
+        for window in windows(len) {
             values.clear();
-            values.extend(
-                window
-                    .clone()
-                    .map(|extent| a.table.read(extent).map(|entry| entry.value)),
-            );
-            for (extent, value) in window.clone().zip(&values) {
-                if extents.contains(extent)
-                    && (value.is_none() || b.table.read(extent).map(|entry| entry.value) != *value)
-                {
-                    extents.remove(extent);
+            values.extend(window.clone().map(|extent| known(primary, extent)));
+            for (extent, value) in window.clone().zip(&values).filter(|(_, value)| value.is_some()) {
+                match known(primary.other(), extent) {
+                    None => lone.insert(extent),
+                    other if other == *value => equal.insert(extent),
+                    Some(_) => {}
                 }
             }
             self.legs.iter().for_each(|kept| kept.table.let_go(window.clone()));
         }
+        [equal, lone]
     }
 }
 

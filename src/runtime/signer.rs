@@ -35,10 +35,16 @@ pub enum Errand {
         /// Where the hashes go; `None`: nobody wants them any more.
         digest: Option<Arc<DigestTable>>,
     },
-    /// Look up what is known of an extent that differs; answered with [`Message::Consulted`].
+    /// Look up what is known of an extent that was read; answered with [`Message::Consulted`].
     Consult(Consult),
-    /// Look up which of these extents are the same on both legs; answered with [`Message::Matched`].
-    Compare(Bits),
+    /// Look up which extents are the same on both legs, and which are known of the primary alone; answered with
+    /// [`Message::Matched`].
+    Match {
+        /// The other is the secondary.
+        primary: LegId,
+        /// By leg: those whose entries may be believed.
+        extents: [Bits; 2],
+    },
     /// Undo what locking all memory has done to the tables.
     Unlock,
 }
@@ -69,8 +75,8 @@ pub trait Signatures: Send + 'static {
     /// Undo what locking all memory has done to them.
     fn unlock(&mut self) {}
 
-    /// Take the extents out that have not the same signature on both legs.
-    fn compare(&mut self, extents: &mut Bits);
+    /// Of these extents, by leg, those that have the same signature on both, and those that have one on the primary alone.
+    fn compare(&mut self, primary: LegId, extents: [Bits; 2]) -> [Bits; 2];
 }
 
 /// Tables that keep nothing.
@@ -96,8 +102,10 @@ impl Signatures for Nothing {
         extents.clear();
     }
 
-    fn compare(&mut self, extents: &mut Bits) {
-        extents.clear();
+    fn compare(&mut self, _: LegId, [mut equal, mut lone]: [Bits; 2]) -> [Bits; 2] {
+        equal.clear();
+        lone.clear();
+        [equal, lone]
     }
 }
 
@@ -144,14 +152,14 @@ pub fn signer<T: Signatures, C: Send + 'static>(
                             let (signature, source) = tables.look_up(leg, consult.extent)?;
                             Some(Evidence {
                                 source,
-                                equals: consult.read.map(|read| read == signature),
+                                equals: consult.read.map(|read| read == Some(signature)),
                             })
                         });
                         outbox.send(Message::Consulted(consult.id, evidence))
                     }
-                    Errand::Compare(mut extents) => {
-                        tables.compare(&mut extents);
-                        outbox.send(Message::Matched(extents))
+                    Errand::Match { primary, extents } => {
+                        let [equal, lone] = tables.compare(primary, extents);
+                        outbox.send(Message::Matched { equal, lone })
                     }
                     Errand::Unlock => {
                         tables.unlock();

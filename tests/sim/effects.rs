@@ -76,7 +76,7 @@ impl World {
                     self.at(delay, Happening::Marked);
                     self.stats.marks += 1;
                 }
-                Effect::Note(_) | Effect::Forget(_) | Effect::Recall(_) | Effect::Match | Effect::Consult(_) => {
+                Effect::Note(_) | Effect::Forget(_) | Effect::Recall(_) | Effect::Match(_) | Effect::Consult(_) => {
                     self.send(effect)?;
                 }
                 Effect::Suspects => self.keep_suspects()?,

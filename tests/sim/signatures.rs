@@ -96,8 +96,8 @@ enum Errand {
     Forget(LegId),
     Save { grains: Bits, stale: [Bits; 2] },
     Recall(LegId, Bits),
-    Match(Bits),
-    Consult(Consult, [Vec<Token>; 2]),
+    Match(LegId, [Bits; 2]),
+    Consult(Consult, [Option<Vec<Token>>; 2]),
 }
 
 impl Errand {
@@ -108,7 +108,7 @@ impl Errand {
             (Errand::Forget(a), Errand::Forget(b)) => a == b,
             (Errand::Save { .. }, Errand::Save { .. })
             | (Errand::Recall(..), Errand::Recall(..))
-            | (Errand::Match(_), Errand::Match(_)) => true,
+            | (Errand::Match(..), Errand::Match(..)) => true,
             (Errand::Consult(a, _), Errand::Consult(b, _)) => a.id == b.id,
             _ => false,
         }
@@ -242,10 +242,11 @@ impl World {
                 Errand::Save { grains, stale }
             }
             Effect::Recall(leg) => Errand::Recall(leg, self.mirror.recallable().clone()),
-            Effect::Match => Errand::Match(self.mirror.matchable().clone()),
+            Effect::Match(primary) => Errand::Match(primary, self.mirror.matchable().clone()),
             Effect::Consult(consult) => {
+                let content = |read: Option<Signature>| read.map(|read| self.signatures.content(read)).transpose();
                 let [a, b] = consult.read;
-                Errand::Consult(consult, [self.signatures.content(a)?, self.signatures.content(b)?])
+                Errand::Consult(consult, [content(a)?, content(b)?])
             }
             _ => return Err(format!("the tables have no part in {effect:?}")),
         };
@@ -303,12 +304,26 @@ impl World {
                 self.stats.recalls += u64::from(!extents.is_empty());
                 self.mirror.handle_recalled(self.now, &extents);
             }
-            Errand::Match(extents) => {
+            Errand::Match(primary, extents) => {
                 self.check_trusted()?;
-                let equal = self.there(&extents, Signatures::is_equal);
-                self.check_matched(&equal)?;
+                let [believed, others] = [primary, primary.other()].map(|leg| &extents[leg.index()]);
+                let known = self.there(believed, |signatures, extent| signatures.live(primary, extent).is_some());
+                let other = self.there(others, |signatures, extent| {
+                    signatures.live(primary.other(), extent).is_some()
+                });
+                let mut both = known.clone();
+                both.intersect(&other);
+                let equal = self.there(&both, Signatures::is_equal);
+                let mut lone = known;
+                lone.subtract(&other);
+                if self.mirror.is_matching() {
+                    let mut taken = equal.clone();
+                    self.mirror.matchable().iter().for_each(|of| taken.intersect(of));
+                    self.check_matched(&taken)?;
+                    self.stats.matches += u64::from(!taken.is_empty());
+                }
                 self.rot_anew(&equal);
-                self.mirror.handle_matched(self.now, &equal);
+                self.mirror.handle_matched(self.now, &equal, &lone);
             }
             Errand::Consult(consult, read) => {
                 self.check_trusted()?;
@@ -316,10 +331,17 @@ impl World {
                     let entry = self.signatures.live(leg, consult.extent)?;
                     Some(Evidence {
                         source: entry.source,
-                        equals: read.each_ref().map(|read| is_same(read, &entry.content)),
+                        equals: read.each_ref().map(|read| {
+                            let read = read.as_ref();
+                            read.is_some_and(|read| is_same(read, &entry.content))
+                        }),
                     })
                 });
                 self.stats.consults += 1;
+                if self.mirror.is_recognising(consult.id) {
+                    let read = read.each_ref().map(Option::is_some);
+                    self.check_recognised(consult.extent, read, evidence)?;
+                }
                 self.mirror.handle_consulted(self.now, consult.id, evidence);
             }
         }

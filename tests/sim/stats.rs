@@ -26,7 +26,7 @@ stats! {
     outlasted_hangs, outlasted_losses, survivors, outlasted_records, unrecorded_errors, unrecordable_stops, ceilings_raised,
     hand_overs, hand_overs_given_up, hand_overs_unclean,
     failovers, rewrites, failovers_given_up, host_errors, pretending_starts,
-    notes, notes_spoiled, forgets, recalls, matches, digests_recorded, digests_mixed, quiet_reads, starts_believing,
+    notes, notes_spoiled, forgets, recalls, matches, recognised, digests_recorded, digests_mixed, quiet_reads, starts_believing,
     tables_lost, tables_void,
     consults, rots, strayed, verdicts, mended, cleared, suspect_refusals,
 }

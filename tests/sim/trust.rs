@@ -12,7 +12,7 @@ use crate::signatures::Entry;
 use crate::walk::rename_zeroes;
 use crate::what_if::is_taken_in;
 use crate::world::World;
-use twinblk::core::{Bits, LegId, Record, Source};
+use twinblk::core::{Bits, Evidence, LegId, Record, Source};
 
 /// At one of this many steps everything that is trusted is looked at.
 const RARITY: u64 = 12;
@@ -96,12 +96,7 @@ impl World {
 
     /// What the tables say to be equal, and is not copied because of that, is equal.
     pub fn check_matched(&mut self, equal: &Bits) -> Check {
-        if !self.mirror.is_matching() {
-            return Ok(());
-        }
-        let mut taken = equal.clone();
-        taken.intersect(self.mirror.matchable());
-        for extent in taken.iter() {
+        for extent in equal.iter() {
             for sector in sectors(self.plan.config.geometry.extent_range(extent)) {
                 let [a, b] = [self.disks[0].live()[sector], self.disks[1].live()[sector]];
                 if !a.same_bytes(b) && !a.is_rotten() && !b.is_rotten() {
@@ -112,7 +107,20 @@ impl World {
                 }
             }
         }
-        self.stats.matches += u64::from(!taken.is_empty());
+        Ok(())
+    }
+
+    /// What is recognised by what was read of one leg and the entry of the other, and is not copied because of that, is equal.
+    pub fn check_recognised(&mut self, extent: u64, read: [bool; 2], evidence: [Option<Evidence>; 2]) -> Check {
+        let of = LegId::ALL.into_iter().find(|leg| read[leg.index()]);
+        let of = of.ok_or("a question about nothing")?;
+        if evidence[of.other().index()].is_some_and(|evidence| evidence.equals[of.index()]) {
+            let mut equal = Bits::none(self.plan.config.geometry.extents());
+            equal.insert(extent);
+            self.check_matched(&equal)?;
+            self.rot_anew(&equal);
+            self.stats.recognised += 1;
+        }
         Ok(())
     }
 

@@ -29,7 +29,7 @@ const HELD_EXTENTS: u64 = 64;
 /// Places to be mended at which a verify pauses, and mends them.
 const MANY: usize = 120;
 /// Questions to the tables that a verify leaves open at once.
-const QUESTIONS: usize = 4;
+pub(super) const QUESTIONS: usize = 4;
 /// Rounds after which a digest gives up.
 const ROUNDS: u32 = 16;
 

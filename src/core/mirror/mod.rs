@@ -18,6 +18,7 @@ mod drain;
 mod failover;
 mod follow;
 mod hand_over;
+mod matching;
 mod memory;
 mod owed;
 mod recorder;

@@ -284,8 +284,8 @@ impl Mirror {
         written && recorded && !self.recorder.is_busy()
     }
 
-    /// A piece found the legs to differ, and both contents are hashed: ask the tables, and let go of the piece.
-    pub(super) fn consult(&mut self, piece: Slot, read: [Signature; 2]) {
+    /// What a piece has read is hashed: ask the tables, and let go of the piece.
+    pub(super) fn consult(&mut self, piece: Slot, read: [Option<Signature>; 2]) {
         let id = ConsultId(self.suspicion.next);
         self.suspicion.next = self.suspicion.next.wrapping_add(1);
         self.suspicion.consulting += 1;
@@ -303,7 +303,10 @@ impl Mirror {
         if let Some((_, piece)) = asked.map(|at| questions.swap_remove(at))
             && !self.is_stopped()
         {
-            self.weighed(&piece, evidence);
+            match piece.job {
+                Job::Recognise => self.recognised(&piece, evidence),
+                _ => self.weighed(&piece, evidence),
+            }
         }
         self.pump();
     }
@@ -319,9 +322,33 @@ impl Mirror {
         self.suspicion.questions.retain(|(_, piece)| !piece.is_of_verify());
     }
 
+    /// Nobody wants to know any more what a resync has asked.
+    pub(super) fn forget_recognition(&mut self) {
+        self.suspicion
+            .questions
+            .retain(|(_, piece)| piece.job != Job::Recognise);
+    }
+
     /// Nobody wants to know any more what was asked of a leg that is let go.
     pub(super) fn forget_all_questions(&mut self) {
         self.suspicion.questions.clear();
+    }
+
+    /// The piece that a question is about, if somebody wants the answer.
+    pub(super) fn question(&self, id: ConsultId) -> Option<&Slot> {
+        let questions = self.suspicion.questions.iter();
+        questions.filter(|(asked, _)| *asked == id).map(|(_, piece)| piece).next()
+    }
+
+    /// How many questions are not answered, whoever asked.
+    pub(super) fn consulting(&self) -> usize {
+        self.suspicion.consulting as usize
+    }
+
+    /// Whether a question of a resync is not answered.
+    pub(super) fn is_recognition_asked(&self) -> bool {
+        let questions = &self.suspicion.questions;
+        questions.iter().any(|(_, piece)| piece.job == Job::Recognise)
     }
 
     /// How many questions of a verify are not answered.

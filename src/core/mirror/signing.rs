@@ -86,7 +86,7 @@ impl Mirror {
         if self.quiet.look_at.is_none() {
             self.watch_quiet();
         }
-        let walking = self.pieces > 0 || self.check.is_active() || self.resync.matching.is_some();
+        let walking = self.pieces > 0 || self.check.is_active() || self.is_matching();
         if walking || self.is_consulting() {
             self.spoil_walks(range);
         }
@@ -120,14 +120,7 @@ impl Mirror {
     #[cold]
     pub(super) fn spoil_walks(&mut self, range: Range) {
         self.spoil_check(range);
-        if let Some(matching) = &mut self.resync.matching
-            && !breaks::on(Break::MatchedOutdated)
-        {
-            let extent = u64::from(self.config.geometry.extent);
-            for extent in range.start / extent..range.end().div_ceil(extent) {
-                matching.remove(extent);
-            }
-        }
+        self.spoil_matching(range);
         for slot in &mut self.slots {
             slot.spoiled |= !slot.is_free() && slot.range.overlaps(range);
         }
@@ -169,7 +162,7 @@ impl Mirror {
                 sources[leg.index()] = Some(Source::Payload);
                 sources
             }
-            Job::Digest(_) | Job::Sign(_) | Job::Weigh { .. } => return None,
+            Job::Recognise | Job::Digest(_) | Job::Sign(_) | Job::Weigh { .. } => return None,
         };
         for leg in LegId::ALL {
             if self.doubt.touches(leg, piece.range) && !breaks::on(Break::DoubtedSigned) {

@@ -20,9 +20,9 @@
 use super::Mirror;
 use super::OpKind;
 use super::follow::Follow;
+use super::matching::Matching;
 use super::signing::Sources;
 use super::table::{Change, Entry, Owner, Side};
-use crate::core::bits::Bits;
 use crate::core::breaks::{self, Break};
 use crate::core::config::CopyMode;
 use crate::core::effect::{Action, BlockMask, Effect, Event, WalkId};
@@ -31,7 +31,7 @@ use crate::core::layout::Buf;
 use crate::core::leg::LegId;
 use crate::core::request::Errno;
 use crate::core::signature::{Signature, Source};
-use crate::core::status::{WalkKind, WalkStatus};
+use crate::core::status::WalkStatus;
 use crate::core::time::{Span, Time};
 
 /// Pieces under way at once while the guest is at work.
@@ -40,6 +40,8 @@ const PIECES_BESIDE_GUEST: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Job {
     Resync(CopyMode),
+    /// Of an extent that the primary's table knows: read the secondary, and see whether it holds the same.
+    Recognise,
     Verify,
     Digest(LegId),
     /// Of an extent that is quiet: read the primary, or both legs, for its signature.
@@ -94,8 +96,8 @@ pub(super) struct Slot {
     differs: bool,
     /// By leg: where the bytes lie that were read there.
     bufs: [Buf; 2],
-    /// Of what differs: the signature of what leg `a` holds.
-    first: Option<Signature>,
+    /// Of what differs: the signature of what leg `a` holds. Of what is recognised: that of what the secondary holds.
+    pub(super) first: Option<Signature>,
     /// How often it was read before.
     pub(super) tries: u8,
     /// Its result is of no interest any more.
@@ -139,7 +141,11 @@ impl Slot {
     pub(super) fn is_of_check(&self) -> bool {
         match self.job {
             Job::Verify | Job::Digest(_) | Job::Mend { .. } | Job::Weigh { verify: true } => true,
-            Job::Resync(_) | Job::Quiet { .. } | Job::Sign(_) | Job::Weigh { verify: false } => false,
+            Job::Resync(_)
+            | Job::Recognise
+            | Job::Quiet { .. }
+            | Job::Sign(_)
+            | Job::Weigh { verify: false } => false,
         }
     }
 
@@ -188,10 +194,8 @@ pub(super) struct Resync {
     pub(super) active: bool,
     pub(super) status: WalkStatus,
     cursor: u64,
-    /// What the tables are being asked for, if they are: extents that are dirty and may be equal all the same.
-    pub(super) matching: Option<Bits>,
-    /// They have not answered yet, whoever asked.
-    asked: bool,
+    /// What the tables know of it.
+    pub(super) matching: Matching,
     /// Pieces whose source could not be read; dirty again when the walk ends.
     pub(super) failed: Vec<Range>,
     /// It ended with pieces that could not be copied.
@@ -209,8 +213,7 @@ impl Resync {
             active: false,
             status: WalkStatus::default(),
             cursor: 0,
-            matching: None,
-            asked: false,
+            matching: Matching::new(),
             failed: Vec::new(),
             stuck: false,
             paused: false,
@@ -246,77 +249,13 @@ impl Mirror {
         self.ask_tables();
     }
 
-    /// Before everything is compared, ask the tables where both legs are known to hold the same.
-    ///
-    /// *Why what is equal there needs no copy:* both entries say what the legs hold, from before this until the answer: a mutation of
-    /// the extent takes it out of what was asked, and so does doubt of a leg. *Why that is as good as a copy:* what a leg shows
-    /// may not be durable there; so it counts as written and not flushed.
-    fn ask_tables(&mut self) {
-        let everything = self.dirty.bytes() == self.config.geometry.size && !self.doubt.is_doubted(self.secondary());
-        if self.follow != Follow::Syncing || self.copy_mode != CopyMode::Compare || !everything || self.resync.asked {
-            return;
-        }
-        let mut asked = self.signatures.trusted(LegId::A).clone();
-        asked.intersect(self.signatures.trusted(LegId::B));
-        if !asked.is_empty() {
-            self.resync.asked = true;
-            self.resync.matching = Some(asked);
-            self.effects.push_back(Effect::Match);
-        }
-    }
-
-    /// Whether the tables' answer to [`Effect::Match`] is still wanted.
-    pub fn is_matching(&self) -> bool {
-        self.resync.matching.is_some()
-    }
-
-    /// The extents of which the tables are asked whether they are equal. Panics if that is not being asked.
-    pub fn matchable(&self) -> &Bits {
-        self.resync.matching.as_ref().expect("the tables are being asked")
-    }
-
-    /// The legs are known to be equal in these extents.
-    fn is_matched(&mut self, run: Range) {
-        if run.len == 0 {
-            return;
-        }
-        let secondary = self.secondary().index();
-        self.dirty.take(run);
-        self.unflushed[secondary].note(&self.config.geometry, run);
-        let status = &mut self.resync.status;
-        status.kind = WalkKind::Signature;
-        status.bytes_done += run.len;
-        status.bytes_matched += run.len;
-    }
-
-    /// These extents have the same signature in both tables.
-    pub fn handle_matched(&mut self, now: Time, equal: &Bits) {
-        self.now = now;
-        self.resync.asked = false;
-        let asked = self.resync.matching.take();
-        if let Some(asked) = asked.filter(|_| !self.is_stopped()) {
-            let mut run = Range::EMPTY;
-            for extent in equal.iter().filter(|&extent| asked.contains(extent)) {
-                let range = self.config.geometry.extent_range(extent);
-                if run.end() == range.start {
-                    run.len += range.len;
-                } else {
-                    self.is_matched(run);
-                    run = range;
-                }
-            }
-            self.is_matched(run);
-        }
-        self.pump();
-    }
-
     /// The walk is over. Pieces that could not be copied are dirty again.
     pub(super) fn end_resync(&mut self, in_sync: bool) {
         if !self.resync.active {
             return;
         }
         self.resync.active = false;
-        self.resync.matching = None;
+        self.forget_matching();
         self.resync.status.running = false;
         self.resync.status.ended = self.now;
         let failed = std::mem::take(&mut self.resync.failed);
@@ -344,7 +283,10 @@ impl Mirror {
     }
 
     fn pump_resync(&mut self) {
-        if !matches!(self.follow, Follow::Syncing | Follow::InSync) || self.resync.matching.is_some() {
+        if !matches!(self.follow, Follow::Syncing | Follow::InSync) || self.is_matching() {
+            return;
+        }
+        if !self.pump_recognition() {
             return;
         }
         let most = BlockMask::SPAN.min(self.config.layout.copy_bytes as u64);
@@ -438,6 +380,10 @@ impl Mirror {
             Job::Resync(CopyMode::Blind) if self.suspects.touch(range) => {}
             Job::Resync(CopyMode::Blind | CopyMode::Dirty) => read[secondary.index()] = true,
             Job::Resync(CopyMode::Compare) | Job::Verify | Job::Quiet { both: true } => {}
+            Job::Recognise => {
+                sides[primary.index()] = Side::Done;
+                read[primary.index()] = true;
+            }
             Job::Digest(leg) => {
                 sides[leg.other().index()] = if leg == primary { Side::Absent } else { Side::Done };
                 read[leg.other().index()] = true;
@@ -602,7 +548,7 @@ impl Mirror {
         self.count(piece.job, |status| status.bytes_read += piece.range.len);
         self.slots[slot as usize].read[leg.index()] = true;
         self.slots[slot as usize].failed[leg.index()] = result.is_err();
-        let reads_only = matches!(piece.job, Job::Digest(_) | Job::Quiet { .. });
+        let reads_only = matches!(piece.job, Job::Recognise | Job::Digest(_) | Job::Quiet { .. });
         if leg == self.primary || reads_only || piece.is_mending() {
             self.table[index].sides[leg.index()] = Side::Done;
             self.let_go(index, leg);
@@ -654,6 +600,17 @@ impl Mirror {
                 self.check_incomplete();
                 self.finish_piece(slot);
             }
+            // What cannot be read is copied.
+            Job::Recognise if target_failed => self.finish_piece(slot),
+            Job::Recognise => self.judge(
+                slot,
+                Effect::Hash {
+                    walk: WalkId(slot),
+                    range: piece.range,
+                    buf: bufs[1 - primary],
+                    digest: false,
+                },
+            ),
             Job::Quiet { .. } if source_failed || target_failed => self.finish_piece(slot),
             Job::Verify | Job::Quiet { both: true } => self.judge(slot, judge),
             Job::Quiet { both: false } => self.finish_piece(slot),
@@ -741,6 +698,11 @@ impl Mirror {
             self.finish_if_idle(walk.0);
             return;
         }
+        if piece.job == Job::Recognise {
+            self.recognise(&piece, signature);
+            self.finish_piece(walk.0);
+            return;
+        }
         self.digest_hashed(&piece);
         self.finish_piece(walk.0);
         let extent = self.config.geometry.extent_at(piece.range.start);
@@ -768,7 +730,7 @@ impl Mirror {
             }
             Some(first) => {
                 self.free_slot(slot);
-                self.consult(piece, [first, signature]);
+                self.consult(piece, [Some(first), Some(signature)]);
             }
         }
     }
@@ -788,7 +750,12 @@ impl Mirror {
         match job {
             Job::Resync(_) => Some(self.secondary()),
             Job::Mend { leg } => Some(leg),
-            Job::Verify | Job::Digest(_) | Job::Quiet { .. } | Job::Sign(_) | Job::Weigh { .. } => None,
+            Job::Recognise
+            | Job::Verify
+            | Job::Digest(_)
+            | Job::Quiet { .. }
+            | Job::Sign(_)
+            | Job::Weigh { .. } => None,
         }
     }
 
@@ -812,7 +779,8 @@ impl Mirror {
                 self.let_go(index, leg);
             }
         }
-        if !piece.cancelled {
+        // What is recognised is done when the tables have said so.
+        if !piece.cancelled && piece.job != Job::Recognise {
             self.count(piece.job, |status| status.bytes_done += piece.range.len);
         }
         if let (Some((job, buf)), false) = (self.behind(&piece), self.is_stopped()) {
@@ -911,7 +879,7 @@ impl Mirror {
 
     fn count(&mut self, job: Job, what: impl FnOnce(&mut WalkStatus)) {
         match job {
-            Job::Resync(_) => what(&mut self.resync.status),
+            Job::Resync(_) | Job::Recognise => what(&mut self.resync.status),
             Job::Verify | Job::Digest(_) => what(self.check.status_mut()),
             Job::Quiet { .. } | Job::Sign(_) | Job::Weigh { .. } | Job::Mend { .. } => {}
         }
@@ -925,7 +893,7 @@ impl Slot {
             Job::Digest(leg) => leg == primary,
             Job::Quiet { both } => !both,
             Job::Sign(_) | Job::Weigh { .. } => true,
-            Job::Resync(_) | Job::Verify | Job::Mend { .. } => false,
+            Job::Resync(_) | Job::Recognise | Job::Verify | Job::Mend { .. } => false,
         }
     }
 

@@ -121,7 +121,7 @@ only_what_differs_is_moved() {
     remove
 }
 
-property seeded_by_signature 180 'seeded with trusted signatures on both sides: nothing is read where they are equal, nothing is written but what differs'
+property seeded_by_signature 180 'seeded with trusted signatures on both sides: nothing is read where they are equal, nothing is written but what differs; of a disk that nobody knows nothing is read twice but that'
 seeded_by_signature() {
     local size extents
     create "$A"
@@ -145,13 +145,15 @@ seeded_by_signature() {
     equal_legs "$A" "$B"
     content
     digest_is recorded
-    # Somebody wrote to it: what was known of it is not believed, and it is compared.
+    # Somebody wrote to it: what was known of it is not believed; it is read, and held against what is known of the primary.
     tw detach "$NAME" b > /dev/null
     fill "$B" 1 9
     attach "$B" --seeded
     in_sync
     settled
-    holds ".last_resync.kind == \"full\" and .last_resync.bytes_read == 2 * $size and .last_resync.bytes_written == $MIB"
+    holds ".last_resync.kind == \"signature\" and .last_resync.bytes_read == $size + 2 * $MIB and .last_resync.bytes_written == $MIB"
+    holds ".last_resync.bytes_matched == $size - $MIB"
+    digest_is recorded --leg b
     equal_legs "$A" "$B"
     remove
 }

@@ -3,6 +3,7 @@
 mod failover;
 mod hand_over;
 mod lag;
+mod matching;
 mod owed;
 mod repair;
 mod rig;

@@ -35,6 +35,8 @@ pub(super) struct Rig {
     /// What the tables are asked of places that differ, if they do not answer at once that they know nothing.
     pub consults_hang: bool,
     pub consults: Vec<Consult>,
+    /// The tables do not answer which extents they know.
+    pub matches_hang: bool,
     /// The list of suspect places is being written, if it does not become durable at once.
     pub suspects_hang: bool,
     pub writes_suspects: bool,
@@ -128,6 +130,7 @@ impl Rig {
             marks_fail: false,
             consults_hang: false,
             consults: Vec::new(),
+            matches_hang: false,
             suspects_hang: false,
             writes_suspects: false,
             marks: Vec::new(),
@@ -171,7 +174,11 @@ impl Rig {
                 Effect::Suspects if self.suspects_hang => self.writes_suspects = true,
                 Effect::Consult(consult) => self.mirror.handle_consulted(self.now, consult.id, [None; 2]),
                 Effect::Suspects => self.mirror.handle_suspected(self.now, self.tables),
-                Effect::Match => self.mirror.handle_matched(self.now, &self.no_extents()),
+                Effect::Match(_) if self.matches_hang => {}
+                Effect::Match(_) => {
+                    let none = self.no_extents();
+                    self.mirror.handle_matched(self.now, &none, &none);
+                }
                 Effect::Keep { .. } | Effect::Populate { .. } | Effect::Release(_) => {}
             }
         }
