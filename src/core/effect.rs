@@ -313,6 +313,11 @@ pub enum Event {
         /// Bytes mended.
         repaired: u64,
     },
+    /// What was suspect has been looked at again ([`super::Mirror::recheck`]).
+    Rechecked {
+        /// Bytes that are suspect now.
+        suspect: u64,
+    },
     /// Every extent's hash belongs to the device's content at this generation.
     Digested {
         /// The generation.

@@ -94,6 +94,8 @@ pub struct Status {
     pub resync: WalkStatus,
     /// The running or last verify or digest.
     pub check: WalkStatus,
+    /// Whether what is suspect is being looked at again, or is to be.
+    pub rechecking: bool,
     /// Bytes of extents whose signature is not known of a leg that is read, because they were written since.
     pub unsigned_bytes: u64,
     /// How often an extent was not hashed because it was being written.

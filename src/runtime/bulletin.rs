@@ -113,6 +113,7 @@ impl Board {
             | Event::FailedOver { .. }
             | Event::Rewritten(_)
             | Event::Strayed(_)
+            | Event::Rechecked { .. }
             | Event::Mended { .. } => {}
         }
         if self.recent.len() == RECENT {

@@ -349,6 +349,10 @@ impl World {
                 self.stats.switches_given_up += 1;
                 self.admin.answered(Awaited::Switch)
             }
+            Event::Rechecked { .. } => {
+                self.stats.rechecks += 1;
+                Ok(())
+            }
             Event::Difference(suspect) => self.told_to_differ(suspect, true),
             Event::Strayed(suspect) => self.told_to_differ(suspect, false),
             Event::Mended { leg, range } => self.told_to_be_mended(leg, range),

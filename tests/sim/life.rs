@@ -361,6 +361,7 @@ impl World {
         let leg = status.record.legs[status.record.primary.other().index()];
         leg.is_some_and(|leg| leg.health == Health::InSync)
             && status.dirty_bytes == 0
+            && !status.rechecking
             && status.writes_mirrored == status.source_generation
     }
 
@@ -538,8 +539,9 @@ impl World {
     }
 
     /// Signature tables are believed beside a clean record, but for those of legs that somebody has written to. Returns which are, by leg.
-    fn believe(&mut self, found: &Record) -> Check<[bool; 2]> {
-        let believed = self.signatures.find(found, self.outside(found));
+    fn believe(&mut self, found: &Record, astray: bool) -> Check<[bool; 2]> {
+        let outside = self.outside(found).map(|outside| outside || astray);
+        let believed = self.signatures.find(found, outside);
         let known = LegId::ALL
             .iter()
             .any(|leg| self.signatures.entries(*leg).next().is_some());
@@ -559,11 +561,16 @@ impl World {
         // Of one leg there is nothing to track, whatever its record says.
         let alone = found.legs[secondary].is_none();
         let tracked = self.tables.find(&found, &mut self.rng).filter(|_| !changed && !alone);
-        let believed = self.believe(&found)?;
-        // What is suspect is of a disk that is not there any more.
-        let suspects = Some(self.places.find(&found)).filter(|_| !changed).unwrap_or_default();
         // Somebody wrote to it and was refused when he attached it: what is tracked says nothing of that.
         there[secondary] &= tracked.is_none() || !self.admin.touched[secondary];
+        let follows = found.legs[secondary].is_some_and(|leg| leg.health == Health::InSync) && there[secondary];
+        let astray = found.clean && tracked.is_some() && follows && self.goes_astray();
+        let believed = self.believe(&found, astray)?;
+        // What is suspect is of a disk that is not there any more.
+        let mut suspects = Some(self.places.find(&found)).filter(|_| !changed).unwrap_or_default();
+        if astray {
+            suspects = self.places.take_all();
+        }
         let record = Record {
             tracked: tracked.is_some(),
             suspect: !suspects.is_empty(),
@@ -600,6 +607,7 @@ impl World {
         for leg in LegId::ALL.into_iter().filter(|leg| !believed[leg.index()]) {
             self.mirror.begin_unknown(self.now, leg);
         }
+        self.mirror.recheck(self.now);
         if self.mirror.status().source_generation < self.generation {
             return Err(format!(
                 "a start goes on at generation {}, {} was used before",

@@ -145,6 +145,17 @@ impl World {
         self.rot(2);
     }
 
+    /// Whether somebody has written to the primary, and perhaps to the other leg, while the device was stopped: nothing that is known of either is
+    /// believed then, and everything is suspect.
+    pub fn goes_astray(&mut self) -> bool {
+        let astray = self.plan.rot_interval.is_some() && self.rot.rng.percent(40);
+        if astray {
+            self.stats.strays += 1;
+            self.rot(6);
+        }
+        astray
+    }
+
     /// Change up to so many sectors of either leg behind everybody's back.
     pub fn rot(&mut self, most: u64) {
         let count = self.disks[0].live().len() as u64;

@@ -93,6 +93,12 @@ fn what_is_known_by_signatures_is_so() {
 fn what_rots_is_found_and_mended_and_nothing_else_is_written_over() {
     if let Some(total) = worlds("TWINBLK_SIM_ROT", 300, Plan::of_rot) {
         assert!(total.differences > 1_000 && total.verdicts > 300 && total.mended > 300);
+        assert!(
+            total.strays > 30 && total.rechecks > 100,
+            "{} {}",
+            total.strays,
+            total.rechecks
+        );
         assert!(total.strayed > 30 && total.cleared > 30 && total.suspect_refusals > 30);
     }
 }

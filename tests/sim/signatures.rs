@@ -307,7 +307,9 @@ impl World {
             Errand::Match(primary, extents) => {
                 self.check_trusted()?;
                 let [believed, others] = [primary, primary.other()].map(|leg| &extents[leg.index()]);
-                let known = self.there(believed, |signatures, extent| signatures.live(primary, extent).is_some());
+                let known = self.there(believed, |signatures, extent| {
+                    signatures.live(primary, extent).is_some()
+                });
                 let other = self.there(others, |signatures, extent| {
                     signatures.live(primary.other(), extent).is_some()
                 });

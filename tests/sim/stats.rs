@@ -28,5 +28,5 @@ stats! {
     failovers, rewrites, failovers_given_up, host_errors, pretending_starts,
     notes, notes_spoiled, forgets, recalls, matches, recognised, digests_recorded, digests_mixed, quiet_reads, starts_believing,
     tables_lost, tables_void,
-    consults, rots, strayed, verdicts, mended, cleared, suspect_refusals,
+    consults, rots, strays, rechecks, strayed, verdicts, mended, cleared, suspect_refusals,
 }

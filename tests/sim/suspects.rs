@@ -89,6 +89,12 @@ impl Places {
         }
     }
 
+    /// Everything is suspect from this start on, durably.
+    pub fn take_all(&mut self) -> Suspects {
+        self.durable = Suspects::of([Range::new(0, self.size)]);
+        self.durable.clone()
+    }
+
     /// By sector: whether a start beside `record` takes it for suspect, whichever list it finds; nothing if none is.
     pub fn surely(&self, record: &Record) -> Vec<bool> {
         if !record.suspect {

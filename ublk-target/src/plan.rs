@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use twinblk::control::launch::{Action, Create, Launch, LaunchLeg, Start};
 use twinblk::control::stand_in::Keeps;
 use twinblk::control::{self, Error};
-use twinblk::core::{CopyMode, Geometry, LegId, Record, StandIn};
+use twinblk::core::{CopyMode, Geometry, Health, LegId, Record, StandIn};
 use twinblk::io::disk::{Disk, footprint};
 use twinblk::runtime::state_dir::StateDir;
 use twinblk::table::{Settings, Superblock};
@@ -55,6 +55,8 @@ pub struct Plan {
     pub resync: CopyMode,
     /// By [`LegId::index`]: the leg's signature table says what it holds, where it says something.
     pub believed: [bool; 2],
+    /// All of the device is suspect: the primary may have been written to since the legs were equal.
+    pub suspect: bool,
     /// What is to become of the guest of a dead daemon.
     pub guest: Guest,
 }
@@ -145,6 +147,7 @@ impl Plan {
             awaited: None,
             resync: CopyMode::Compare,
             believed: [true; 2],
+            suspect: false,
             guest: Guest::Refused("it is a new device"),
         })
     }
@@ -160,7 +163,7 @@ impl Plan {
         for disk in disks.iter().flatten() {
             fits(&disk.identity, &superblock.geometry)?;
         }
-        let believed = believed(&superblock, &disks);
+        let mut believed = believed(&superblock, &disks);
         let keeps = match disks[superblock.record.primary.index()] {
             // Awaited is not missing: that is refused below.
             None if awaited.is_none() => stand_in(&mut superblock, doubt, start, &disks)?,
@@ -196,7 +199,14 @@ impl Plan {
             return Err(Error::refused(format!("leg {secondary} is not there"))
                 .hint("bring its disk back, or serve without it: --degraded"));
         }
-        doubt_changed(&mut superblock, &disks);
+        let suspect = is_suspect(&superblock, &disks);
+        if suspect {
+            superblock.record.suspect = true;
+            // What the other leg is known by would prove wrong what somebody may have meant.
+            believed = [false; 2];
+        } else {
+            doubt_changed(&mut superblock, &disks);
+        }
         for (recorded, disk) in superblock.legs.iter_mut().zip(&disks) {
             // It may have grown, or come by another number.
             if let Some(disk) = disk {
@@ -224,6 +234,7 @@ impl Plan {
             awaited,
             resync: CopyMode::Compare,
             believed,
+            suspect,
             guest,
         })
     }
@@ -287,6 +298,33 @@ fn doubt(superblock: &mut Superblock) {
     );
 }
 
+/// Whether a primary that was equal to the other leg when both were let go is not proven to be what it was: somebody may have written to it,
+/// or it may have gone bad.
+///
+/// *What must hold:* it is served as it is, and nothing that is on either leg is lost before somebody has decided. *How:* the legs go on as
+/// they are recorded, in sync, and all of the device is suspect, which every later start knows, before the record says that it is in use. So no
+/// copy writes over either leg, and no switch and no failover shows the other one to the guest. What is equal is suspect no more when
+/// both have been read.
+fn is_suspect(superblock: &Superblock, disks: &[Option<Disk>; 2]) -> bool {
+    let record = &superblock.record;
+    let (primary, secondary) = (record.primary, record.primary.other());
+    let follows = record.legs[secondary.index()].is_some_and(|leg| leg.attached && leg.health == Health::InSync);
+    let [Some(disk), Some(_)] = [primary, secondary].map(|leg| disks[leg.index()].as_ref()) else {
+        return false;
+    };
+    if !record.clean || !record.tracked || !follows {
+        return false;
+    }
+    let Some(why) = changed(superblock, primary, disk) else {
+        return false;
+    };
+    log::warn!(
+        "leg {primary}, {}, is served as it is: {why}; where leg {secondary} differs is suspect, and is looked for now",
+        disk.identity.path
+    );
+    true
+}
+
 /// After a clean stop the legs are what they were unless somebody wrote to one of them. Where that is not proven, everything
 /// is compared: what nobody of ours has tracked may be anywhere.
 fn doubt_changed(superblock: &mut Superblock, disks: &[Option<Disk>; 2]) {
@@ -346,7 +384,7 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
     use twinblk::control::ErrorKind;
-    use twinblk::core::{Health, LegRecord, Protocol};
+    use twinblk::core::{LegRecord, Protocol};
     use twinblk::io::disk::Wanted;
     use twinblk::table::Footprint;
 
@@ -495,6 +533,47 @@ mod tests {
                 .start([true, false], Some(awaited), false, &Start::default())
                 .unwrap();
             assert_eq!(plan.awaited.is_some(), is_awaited, "{health:?}");
+        }
+    }
+
+    #[test]
+    fn where_the_primary_may_have_changed_after_a_clean_stop_everything_is_suspect_and_nothing_is_copied() {
+        let mut world = World::new("suspect", Health::InSync, Protocol::Flush);
+        world.superblock.record.clean = true;
+        let start = |world: &World, present| {
+            let (state, _) = StateDir::open(&world.root, &world.superblock.name).unwrap();
+            let disks = LegId::ALL.map(|leg| {
+                world.disks[leg.index()]
+                    .clone()
+                    .filter(|_| present == [true; 2] || leg == LegId::A)
+            });
+            let degraded = Start {
+                degraded: true,
+                ..Start::default()
+            };
+            Plan::start(state, world.superblock.clone(), false, &degraded, disks, None).unwrap()
+        };
+        // Of a file nothing proves that it is what it was in another boot.
+        let plan = start(&world, [true; 2]);
+        let record = plan.superblock.record;
+        assert!(plan.suspect && record.suspect && record.clean && record.tracked);
+        assert_eq!(plan.believed, [false; 2]);
+        drop(plan);
+        // Where there is no second disk that has everything, it is compared whole when it comes back.
+        let plan = start(&world, [true, false]);
+        assert!(!plan.suspect && !plan.superblock.record.suspect && !plan.superblock.record.tracked);
+        drop(plan);
+        world.superblock.record.legs[1].as_mut().unwrap().health = Health::Behind;
+        let plan = start(&world, [true; 2]);
+        assert!(!plan.suspect && !plan.superblock.record.tracked);
+        drop(plan);
+        // The secondary alone: it is made equal.
+        world.superblock.record.legs[1].as_mut().unwrap().health = Health::InSync;
+        let a = world.disks[0].as_ref().unwrap();
+        world.superblock.footprints[0] = footprint::of(&a.identity, a.descriptor.as_fd());
+        if world.superblock.footprints[0].is_some() {
+            let plan = start(&world, [true; 2]);
+            assert!(!plan.suspect && !plan.superblock.record.clean);
         }
     }
 

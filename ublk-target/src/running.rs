@@ -187,6 +187,7 @@ pub fn begin(
                 for leg in LegId::ALL.into_iter().filter(|leg| !believed[leg.index()]) {
                     mirror.begin_unknown(clock::now(), leg);
                 }
+                mirror.recheck(clock::now());
                 let shard = Shard::new(mirror, port, surroundings, records, tables, keeps, BATCH + 1);
                 // All that it will ever touch is there, to be locked.
                 let _ = opened.send(Ok(()));

@@ -111,6 +111,7 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
         awaited,
         resync,
         believed,
+        suspect,
         guest,
     } = plan;
     let (added, came) = have(id, &superblock, state.is_some(), guest)?;
@@ -122,6 +123,7 @@ fn bring_up(plan: Plan, state_dir: &Path, socket: &Path) -> Result<Up, Error> {
         disks,
         resync,
         believed,
+        suspect,
     };
     let begun = begin(added, superblock.clone(), given, state_dir, &metadata_writes);
     let mut running = match begun {
@@ -248,6 +250,7 @@ struct Given {
     disks: [Option<Disk>; 2],
     resync: CopyMode,
     believed: [bool; 2],
+    suspect: bool,
 }
 
 /// Make the record durable, and start the threads.
@@ -263,6 +266,7 @@ fn begin(
         disks,
         resync,
         believed,
+        suspect,
     } = given;
     superblock.ublk_id = added.id();
     let state = match state {
@@ -289,6 +293,13 @@ fn begin(
         if let Some(disk) = &disks[leg.index()] {
             keeper.set_disk(leg, disk.identity.clone(), &disk.descriptor);
         }
+    }
+    // Before the record that says that there are suspect places.
+    if suspect && let Err(error) = tables.suspect_all(&superblock) {
+        return Err(Failed {
+            error: error.told("record that the legs may differ"),
+            keeper: Some(keeper),
+        });
     }
     let record = Record {
         tracked: tracked.is_some(),

@@ -68,6 +68,15 @@ impl StateTables {
         }
     }
 
+    /// Make durable that all of the device is suspect.
+    ///
+    /// # Errors
+    /// The list cannot be written.
+    pub fn suspect_all(&mut self, superblock: &Superblock) -> Result<(), StateError> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.tracking.suspect(&Suspects::of([superblock.geometry.whole()]))
+    }
+
     /// Nothing is known of where the legs may differ, and the record says so, durably: from here on it can be written anew.
     /// Where it cannot, everything goes on, and is compared after a crash.
     pub fn begin_anew(&mut self) {

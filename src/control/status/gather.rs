@@ -242,8 +242,8 @@ impl State {
             .map(|leg| leg.health)
         {
             None => State::Single,
-            Some(Health::InSync) if core.dirty_bytes == 0 => State::Mirrored,
-            // It follows every write, but places on which the legs may differ are still to be copied.
+            Some(Health::InSync) if core.dirty_bytes == 0 && !core.rechecking => State::Mirrored,
+            // It follows every write, but places on which the legs may differ are still to be copied, or looked at.
             Some(Health::InSync | Health::Syncing) => State::Syncing,
             Some(Health::Behind | Health::Failed | Health::Absent) => State::Degraded,
         }

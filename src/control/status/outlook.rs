@@ -42,7 +42,7 @@ impl Status {
             .is_some_and(|settings| settings.catch_up == CatchUp::Manual);
         match leg.health {
             _ if leg.awaited => Outlook::Coming,
-            Health::InSync if self.dirty_bytes == 0 => Outlook::Coming,
+            Health::InSync if self.dirty_bytes == 0 && !self.paused => Outlook::Coming,
             Health::InSync | Health::Syncing | Health::Behind if self.paused => never(
                 format!("the background work of {name} is paused"),
                 format!("twinblk resync {name} resume"),

@@ -47,6 +47,7 @@ fn core(secondary: Option<(Health, bool)>) -> CoreStatus {
         pool_used: 0,
         resync: WalkStatus::default(),
         check: WalkStatus::default(),
+        rechecking: false,
         unsigned_bytes: 0,
         hot_skipped: 0,
         pool_bytes: 0,
@@ -190,6 +191,16 @@ fn legs_that_may_differ_are_not_mirrored_and_are_waited_for() {
     };
     assert!(matches!(stuck.outlook(), Outlook::Never { .. }));
     let paused = Status { paused: true, ..dirty };
+    assert!(matches!(paused.outlook(), Outlook::Never { .. }));
+
+    let mut suspect = core(Some((Health::InSync, true)));
+    suspect.rechecking = true;
+    let suspect = Status::of_core(&facts(), &suspect, &Suspects::none(), Time(0));
+    assert_eq!((suspect.state, suspect.outlook()), (State::Syncing, Outlook::Coming));
+    let paused = Status {
+        paused: true,
+        ..suspect
+    };
     assert!(matches!(paused.outlook(), Outlook::Never { .. }));
 
     let mut lagging = core(Some((Health::InSync, true)));

@@ -1,4 +1,4 @@
-//! Verify and digest: walks that write nothing.
+//! Verify, recheck and digest: walks that write nothing.
 //!
 //! A verify's piece stands in the order of both legs, so both reads see the same point in the order of arrival: lag is never
 //! taken for difference, and a difference is one. It is news only where nobody knew: what was dirty at any moment from the
@@ -6,6 +6,10 @@
 //! only when a copy is admitted, and that copy stands behind every piece under way, which therefore saw the range unmended:
 //! each of them is told then. A copy that was admitted before the piece either has mended the range before the piece reads
 //! it, or has failed by then, and the range is dirty, or listed as failed, again.
+//!
+//! A recheck is a verify of what is suspect alone, which nobody has asked for: after a start, so that what is equal after all is suspect no
+//! more. It begins when the secondary is in sync, and again if it is broken off. It rests while background work is paused, and gives way to whatever somebody asks for: a digest or a
+//! verify begins when nothing of it is under way any more.
 //!
 //! A digest wants every extent's hash to belong to one moment. A hash is *fresh* until a mutation of its extent is admitted.
 //! Extents that are not fresh are read again, round by round; when few are left, mutations are held for at most the pause
@@ -26,21 +30,37 @@ use crate::core::time::{Span, Time};
 
 /// Extents that may be read while mutations are held.
 const HELD_EXTENTS: u64 = 64;
-/// Places to be mended at which a verify pauses, and mends them.
+/// Places to be mended, or found equal, at which a verify pauses, and mends them, or has them suspect no more.
 const MANY: usize = 120;
 /// Questions to the tables that a verify leaves open at once.
 pub(super) const QUESTIONS: usize = 4;
 /// Rounds after which a digest gives up.
 const ROUNDS: u32 = 16;
 
+/// What somebody has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Verify(Repair),
+    Digest {
+        leg: LegId,
+        max_pause: Span,
+        read_back: bool,
+    },
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Verify(Repair),
+    Recheck,
     Digest { leg: LegId, max_pause: Span },
 }
 
 pub(super) struct Check {
     purpose: Option<Purpose>,
+    /// What waits for a recheck that is broken off.
+    asked_for: Option<Asked>,
+    /// A recheck is to begin.
+    recheck_due: bool,
     status: WalkStatus,
     cursor: u64,
     /// Extents whose hash is fresh. Used by a digest only.
@@ -100,6 +120,8 @@ impl Check {
     pub(super) fn new() -> Check {
         Check {
             purpose: None,
+            asked_for: None,
+            recheck_due: false,
             status: WalkStatus::default(),
             cursor: 0,
             fresh: Bits::none(0),
@@ -125,7 +147,7 @@ impl Check {
     pub(super) fn repair(&self) -> Repair {
         match self.purpose {
             Some(Purpose::Verify(repair)) => repair,
-            Some(Purpose::Digest { .. }) | None => Repair::No,
+            Some(Purpose::Recheck | Purpose::Digest { .. }) | None => Repair::No,
         }
     }
 
@@ -143,6 +165,25 @@ impl Check {
         self.purpose.is_some()
     }
 
+    /// Whether there is something to do.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_active() || self.asked_for.is_some() || self.recheck_due
+    }
+
+    /// Whether somebody has asked for it, and waits.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.asked_for.is_some() || self.is_active() && !self.is_recheck()
+    }
+
+    /// Whether a recheck is under way, or is to begin.
+    pub(super) fn is_rechecking(&self) -> bool {
+        self.recheck_due || self.is_recheck()
+    }
+
+    pub(super) fn is_recheck(&self) -> bool {
+        self.purpose == Some(Purpose::Recheck)
+    }
+
     pub(super) fn status(&self) -> WalkStatus {
         self.status
     }
@@ -158,10 +199,132 @@ impl Check {
 }
 
 impl Mirror {
+    /// Somebody asks for a verify or a digest, and nothing else that was asked for is under way.
+    pub(super) fn ask_for(&mut self, asked: Asked) {
+        self.recheck_gives_way();
+        self.check.asked_for = Some(asked);
+        self.pump();
+    }
+
+    /// Somebody asks for something that cannot go on beside a recheck.
+    pub(super) fn recheck_gives_way(&mut self) {
+        if self.check.is_recheck() {
+            self.break_off_check();
+            self.pump();
+        }
+    }
+
+    /// Begin what was asked for, as soon as nothing else is compared.
+    fn begin_asked(&mut self) {
+        let Some(asked) = self.check.asked_for.filter(|_| !self.check.is_active()) else {
+            return;
+        };
+        match asked {
+            Asked::Verify(repair) if self.follow == Follow::InSync => {
+                if self.may_verify() {
+                    self.check.asked_for = None;
+                    self.begin_verify(repair);
+                }
+            }
+            Asked::Digest {
+                leg,
+                max_pause,
+                read_back,
+            } if self.may_read_all(leg) => {
+                if self.drain.is_none() {
+                    self.check.asked_for = None;
+                    self.begin_digest(leg, max_pause, read_back);
+                }
+            }
+            Asked::Verify(_) | Asked::Digest { .. } => self.asked_in_vain(),
+        }
+    }
+
+    /// What was asked for cannot begin.
+    fn asked_in_vain(&mut self) {
+        let event = match self.check.asked_for.take() {
+            Some(Asked::Verify(_)) => Event::Verified {
+                bytes_compared: 0,
+                complete: false,
+                repaired: 0,
+            },
+            Some(Asked::Digest { leg, .. }) => Event::Digested {
+                generation: self.counters.source,
+                leg,
+                complete: false,
+                known: Known::ReadBack,
+            },
+            None => return,
+        };
+        self.notify(event);
+    }
+
     pub(super) fn begin_verify(&mut self, repair: Repair) {
         // What it mends is what it has found itself.
         self.suspects.forget_verdicts();
         self.begin_check(Purpose::Verify(repair), WalkKind::Verify);
+    }
+
+    /// Compare the legs where they are suspect, as soon as the secondary is in sync and nothing else is compared: what is equal is suspect
+    /// no more. Ends with `Rechecked`.
+    pub fn recheck(&mut self, now: Time) {
+        self.now = now;
+        self.check.recheck_due = !self.suspects.is_empty();
+        self.pump();
+    }
+
+    /// Begin what is to be compared, and go on with it.
+    pub(super) fn pump_checks(&mut self) {
+        loop {
+            self.begin_asked();
+            self.begin_recheck();
+            if !self.check.is_active() {
+                return;
+            }
+            self.pump_check();
+            if self.check.is_active() {
+                return;
+            }
+        }
+    }
+
+    fn begin_recheck(&mut self) {
+        self.check.recheck_due &= !self.suspects.is_empty();
+        if self.check.recheck_due && self.follow == Follow::InSync && self.may_verify() {
+            self.check.recheck_due = false;
+            self.begin_check(Purpose::Recheck, WalkKind::Verify);
+            self.check.status.bytes_total = self.suspect_pieces();
+        }
+    }
+
+    /// How many bytes a recheck reads.
+    fn suspect_pieces(&self) -> u64 {
+        let (size, most) = (self.config.geometry.size, self.piece_bytes());
+        let (mut bytes, mut cursor) = (0, 0);
+        for suspect in self.suspects.iter() {
+            let start = (suspect.range.start / most * most).max(cursor);
+            cursor = suspect.range.end().next_multiple_of(most).min(size).max(cursor);
+            bytes += cursor.saturating_sub(start);
+        }
+        bytes
+    }
+
+    /// The most that a verify's piece covers, from a multiple of it on.
+    fn piece_bytes(&self) -> u64 {
+        BlockMask::SPAN.min(self.config.layout.copy_bytes as u64)
+    }
+
+    /// Where the next piece of a verify begins; the device's size: there is none.
+    fn next_to_verify(&self) -> u64 {
+        let (cursor, most) = (self.check.cursor, self.piece_bytes());
+        if !self.check.is_recheck() {
+            return cursor;
+        }
+        let mut suspects = self.suspects.iter().map(|suspect| suspect.range);
+        match suspects.find(|range| range.end() > cursor) {
+            Some(range) => (range.start / most * most).max(cursor),
+            None => self.config.geometry.size,
+        }
     }
 
     pub(super) fn begin_digest(&mut self, leg: LegId, max_pause: Span, read_back: bool) {
@@ -225,9 +388,10 @@ impl Mirror {
         self.want_copies(true);
     }
 
-    pub(super) fn pump_check(&mut self) {
+    fn pump_check(&mut self) {
         match self.check.purpose {
             Some(Purpose::Verify(repair)) => self.pump_verify(repair),
+            Some(Purpose::Recheck) => self.pump_verify(Repair::No),
             Some(Purpose::Digest { leg, max_pause }) => self.pump_digest(leg, max_pause),
             None => {}
         }
@@ -235,7 +399,7 @@ impl Mirror {
 
     fn pump_verify(&mut self, repair: Repair) {
         loop {
-            let many = self.to_be_mended(repair) >= MANY && !self.check.mend_failed;
+            let many = self.to_be_mended(repair).max(self.check.equal.len()) >= MANY && !self.check.mend_failed;
             if !self.check.broken && !many && !self.start_verifying() {
                 return;
             }
@@ -256,6 +420,14 @@ impl Mirror {
         if !self.check.broken && !self.are_suspects_settled() {
             return;
         }
+        if self.check.is_recheck() {
+            self.check.recheck_due = self.check.broken;
+            self.end_check();
+            self.notify(Event::Rechecked {
+                suspect: self.suspects.bytes(),
+            });
+            return;
+        }
         let complete = !self.check.broken && !self.check.incomplete;
         let (bytes_compared, repaired) = (
             self.check.status.bytes_done.min(self.config.geometry.size),
@@ -272,9 +444,18 @@ impl Mirror {
     /// Start the pieces of a verify that are left. Returns whether none is.
     fn start_verifying(&mut self) -> bool {
         let size = self.config.geometry.size;
-        let most = BlockMask::SPAN.min(self.config.layout.copy_bytes as u64);
-        while self.check.cursor < size || !self.check.again.is_empty() {
+        let most = self.piece_bytes();
+        loop {
             let again = self.check.again.last().copied();
+            if again.is_none() {
+                self.check.cursor = self.next_to_verify();
+                if self.check.cursor >= size {
+                    return true;
+                }
+                if self.check.is_recheck() && self.resync.paused {
+                    return false;
+                }
+            }
             let start = self.check.cursor;
             let (range, tries) = again.unwrap_or_else(|| (Range::new(start, most.min(size - start)), 0));
             if self.questions() >= QUESTIONS || !self.may_start_piece(range.len) {
@@ -290,7 +471,6 @@ impl Mirror {
             }
             self.start_piece_again(Job::Verify, range, tries);
         }
-        true
     }
 
     fn pump_digest(&mut self, leg: LegId, max_pause: Span) {
@@ -439,6 +619,13 @@ impl Mirror {
 
     /// End the running check without a result.
     pub(super) fn check_failed(&mut self) {
+        self.asked_in_vain();
+        if self.check.is_active() {
+            self.break_off_check();
+        }
+    }
+
+    fn break_off_check(&mut self) {
         self.check.broken = true;
         self.check.mending = None;
         self.forget_questions();
@@ -454,6 +641,7 @@ impl Mirror {
     pub(super) fn check_lost_secondary(&mut self) {
         match self.check.purpose {
             Some(Purpose::Verify(_)) => self.check_failed(),
+            Some(Purpose::Recheck) => self.break_off_check(),
             Some(Purpose::Digest { leg, .. }) if leg != self.primary => self.check_failed(),
             Some(Purpose::Digest { .. }) | None => {}
         }

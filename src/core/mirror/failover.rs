@@ -70,9 +70,7 @@ impl Mirror {
             return false;
         }
         self.give_up_drain();
-        if self.check.is_active() {
-            self.check_failed();
-        }
+        self.check_failed();
         self.begin_drain(Purpose::Failover { stops }, None);
         true
     }

@@ -35,12 +35,13 @@ impl Mirror {
     pub fn hand_over(&mut self, now: Time, max_pause: Span) -> Result<(), Refusal> {
         self.now = now;
         self.refuse_while_draining()?;
-        if self.check.is_active() || self.recorder.is_uncertain() || self.failover_due {
+        if self.check.is_asked_for() || self.recorder.is_uncertain() || self.failover_due {
             return Err(Refusal::Busy);
         }
         if let Some(leg) = self.unanswering(max_pause) {
             return Err(Refusal::Unanswered(leg));
         }
+        self.recheck_gives_way();
         let number = self.recorder.renew();
         self.begin_drain(Purpose::HandOver(number), Some(max_pause));
         self.arm(now + LOWERING);

@@ -375,7 +375,7 @@ impl Mirror {
     #[inline(always)]
     fn pump(&mut self) {
         let held = self.drain.is_some() || !self.waiting.is_empty() || self.failed_reads > 0;
-        if held || self.resync.active || self.check.is_active() || self.failover_due {
+        if held || self.resync.active || self.check.is_wanted() || self.failover_due {
             self.pump_all();
         }
     }
@@ -396,7 +396,7 @@ impl Mirror {
         if !self.waiting.is_empty() {
             self.admit_waiting();
         }
-        if self.resync.active || self.check.is_active() {
+        if self.resync.active || self.check.is_wanted() {
             self.pump_walks();
         }
     }

@@ -337,7 +337,10 @@ impl Mirror {
     /// The piece that a question is about, if somebody wants the answer.
     pub(super) fn question(&self, id: ConsultId) -> Option<&Slot> {
         let questions = self.suspicion.questions.iter();
-        questions.filter(|(asked, _)| *asked == id).map(|(_, piece)| piece).next()
+        questions
+            .filter(|(asked, _)| *asked == id)
+            .map(|(_, piece)| piece)
+            .next()
     }
 
     /// How many questions are not answered, whoever asked.
@@ -410,7 +413,7 @@ impl Mirror {
         for range in piece.runs() {
             let suspect = Suspect { range, wrong };
             let is_news = self.suspect(suspect);
-            if piece.is_of_verify() {
+            if piece.is_of_verify() && !self.check.is_recheck() {
                 self.notify(Event::Difference(suspect));
             } else if is_news {
                 self.notify(Event::Strayed(suspect));

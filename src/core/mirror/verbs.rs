@@ -1,6 +1,7 @@
 //! The administrator's verbs. Each refuses, having changed nothing, or starts something whose end is an event.
 
 use super::Mirror;
+use super::check::Asked;
 use super::drain::Purpose;
 use super::follow::Follow;
 use crate::core::breaks::{self, Break};
@@ -133,9 +134,10 @@ impl Mirror {
         if !self.suspects.is_empty() && !force {
             return Err(Refusal::Suspect);
         }
-        if self.check.is_active() || self.recorder.is_uncertain() || self.drain_flushes.iter().any(Option::is_some) {
+        if self.check.is_asked_for() || self.recorder.is_uncertain() || self.drain_flushes.iter().any(Option::is_some) {
             return Err(Refusal::Busy);
         }
+        self.recheck_gives_way();
         let max_pause = max_pause.unwrap_or(self.config.stall_budget);
         self.begin_drain(Purpose::Switch, Some(max_pause));
         self.pump();
@@ -153,13 +155,18 @@ impl Mirror {
         if self.follow != Follow::InSync {
             return Err(Refusal::NotInSync);
         }
-        let weighing = self.slots.iter().any(|slot| !slot.is_free() && slot.is_weighed());
-        if self.check.is_active() || weighing || self.is_consulting() || self.check.is_flushing() {
+        if !self.check.is_recheck() && !self.may_verify() || self.check.is_asked_for() {
             return Err(Refusal::Busy);
         }
-        self.begin_verify(repair);
-        self.pump();
+        self.ask_for(Asked::Verify(repair));
         Ok(())
+    }
+
+    /// Whether nothing else is compared, or has been and is not done with.
+    pub(super) fn may_verify(&self) -> bool {
+        let weighing = self.slots.iter().any(|slot| !slot.is_free() && slot.is_weighed());
+        let busy = self.check.is_active() || weighing || self.is_consulting() || self.check.is_flushing();
+        !busy && self.drain.is_none() && !self.is_stopped()
     }
 
     /// Hash every extent of this leg at one moment, or, unless all are to be read back, look up its signature where that is known;
@@ -173,18 +180,21 @@ impl Mirror {
         if !self.may_read_all(leg) {
             return Err(Refusal::NotInSync);
         }
-        if self.check.is_active() || self.check.is_asking() {
+        if self.check.is_asked_for() || self.check.is_asking() {
             return Err(Refusal::Busy);
         }
-        self.begin_digest(leg, max_pause, read_back);
-        self.pump();
+        self.ask_for(Asked::Digest {
+            leg,
+            max_pause,
+            read_back,
+        });
         Ok(())
     }
 
     /// Break off a verify or digest; its event comes with `complete: false`.
     pub fn cancel_check(&mut self, now: Time) {
         self.now = now;
-        if self.check.is_active() {
+        if self.check.is_asked_for() {
             self.check_failed();
         }
         self.pump();
@@ -204,10 +214,8 @@ impl Mirror {
             self.pump();
             return Ok(());
         }
-        if self.check.is_active() {
-            self.check_failed();
-            self.pump();
-        }
+        self.check_failed();
+        self.pump();
         self.begin_drain(Purpose::Stop, None);
         self.pump();
         Ok(())
@@ -221,9 +229,10 @@ impl Mirror {
         self.now = now;
         self.refuse_while_draining()?;
         // While records fail it could only hold the guest and be given up.
-        if self.check.is_active() || self.recorder.is_uncertain() {
+        if self.check.is_asked_for() || self.recorder.is_uncertain() {
             return Err(Refusal::Busy);
         }
+        self.recheck_gives_way();
         self.begin_drain(Purpose::Protocol(protocol), Some(self.config.stall_budget));
         self.pump();
         Ok(())

@@ -27,6 +27,7 @@ impl Mirror {
             pool_bytes: self.config.pool_bytes,
             resync: self.resync.status,
             check: self.check.status(),
+            rechecking: self.check.is_rechecking(),
             unsigned_bytes: self.unsigned_bytes(),
             hot_skipped: self.quiet.skipped,
             paused: self.resync.paused,

@@ -141,11 +141,7 @@ impl Slot {
     pub(super) fn is_of_check(&self) -> bool {
         match self.job {
             Job::Verify | Job::Digest(_) | Job::Mend { .. } | Job::Weigh { verify: true } => true,
-            Job::Resync(_)
-            | Job::Recognise
-            | Job::Quiet { .. }
-            | Job::Sign(_)
-            | Job::Weigh { verify: false } => false,
+            Job::Resync(_) | Job::Recognise | Job::Quiet { .. } | Job::Sign(_) | Job::Weigh { verify: false } => false,
         }
     }
 
@@ -277,8 +273,8 @@ impl Mirror {
         if self.resync.active {
             self.pump_resync();
         }
-        if self.check.is_active() {
-            self.pump_check();
+        if self.check.is_wanted() {
+            self.pump_checks();
         }
     }
 
@@ -750,12 +746,9 @@ impl Mirror {
         match job {
             Job::Resync(_) => Some(self.secondary()),
             Job::Mend { leg } => Some(leg),
-            Job::Recognise
-            | Job::Verify
-            | Job::Digest(_)
-            | Job::Quiet { .. }
-            | Job::Sign(_)
-            | Job::Weigh { .. } => None,
+            Job::Recognise | Job::Verify | Job::Digest(_) | Job::Quiet { .. } | Job::Sign(_) | Job::Weigh { .. } => {
+                None
+            }
         }
     }
 

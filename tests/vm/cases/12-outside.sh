@@ -38,6 +38,65 @@ written_after_a_stop() {
     remove
 }
 
+property primary_written_after_a_stop 120 'a primary that was written to while the device was stopped is served as it is, and where it differs nothing is copied before somebody has decided'
+primary_written_after_a_stop() {
+    local place='{"offset": 9437184, "length": 1048576}' theirs ours
+    mirror "$A" "$B"
+    fill "$DEV" 16
+    tw stop "$NAME" > /dev/null
+    ours=$(of_place "$B")
+    fill "$A" 1 9
+    theirs=$(of_place "$A")
+    tw start "$NAME" > /dev/null
+    grep -q 'is served as it is: somebody has written to it' /run/twinblk-case/"$NAME".log || fail "the log does not say why"
+    # In sync is what is known to be.
+    in_sync
+    holds "[.legs[].suspect] == [[$place], [$place]] and .state == \"mirrored\" and .last_resync == null"
+    exits 3 twinblk switch "$NAME"
+    equals "$(of_place "$DEV")" "$theirs" "what is served"
+    equals "$(of_place "$B")" "$ours" "what leg b keeps"
+    # It is so after another stop, and what is suspect is looked at again, alone.
+    tw stop "$NAME" > /dev/null
+    tw start "$NAME" > /dev/null
+    in_sync
+    holds "[.legs[].suspect] == [[$place], [$place]] and .last_check.bytes_read == 2 * $MIB"
+    exits 0 twinblk verify "$NAME" --repair-from b
+    equals "$(of_place "$DEV")" "$ours" "what was decided"
+    holds '[.legs[].suspect] | flatten == []'
+    settled
+    equal_legs "$A" "$B"
+    remove
+}
+
+property killed_while_all_is_suspect 120 'killed before everything was looked at, what was not is still suspect, and is looked at then'
+killed_while_all_is_suspect() {
+    local place='{"offset": 9437184, "length": 1048576}'
+    mirror "$A" "$B"
+    reaches .tracked
+    tw resync "$NAME" rate 1M > /dev/null
+    tw stop "$NAME" > /dev/null
+    fill "$A" 1 9
+    tw start "$NAME" > /dev/null
+    holds '.state == "syncing" and .resync.kind == "verify" and (.legs[1].suspect | map(.length) | add) == .size_bytes'
+    exits 3 twinblk switch "$NAME"
+    # Nobody is kept from an upgrade by it.
+    tw restart "$NAME" > /dev/null
+    holds '.state == "syncing" and (.legs[1].suspect | map(.length) | add) > 16777216'
+    kill_daemon
+    tw start "$NAME" > /dev/null
+    holds '(.legs[1].suspect | map(.length) | add) > 16777216'
+    tw resync "$NAME" rate unlimited > /dev/null
+    in_sync
+    holds "[.legs[].suspect] == [[$place], [$place]]"
+    exits 0 twinblk verify "$NAME" --repair-from a
+    settled
+    equal_legs "$A" "$B"
+    remove
+}
+
+# What a disk holds of the tenth MiB.
+of_place() { dd if="$1" bs=1M skip=9 count=1 iflag=direct status=none | sha256sum; }
+
 property written_after_a_kill 90 'what somebody wrote to a disk between a kill and the start is found, wherever it is, is told as suspect, and nothing copies it'
 written_after_a_kill() {
     local place='{"offset": 9437184, "length": 1048576}'

@@ -79,6 +79,7 @@ digest_from_the_table() {
     fill "$A" 1 9
     tw start "$NAME" > /dev/null
     in_sync
+    exits 0 twinblk verify "$NAME" --repair-from a
     settled
     content
     digest_is 'recorded|mixed|read-back'

@@ -44,10 +44,7 @@ fn of_primary(same: bool) -> [Option<Evidence>; 2] {
 }
 
 fn reads(rig: &Rig, leg: LegId) -> Vec<Range> {
-    let reads = rig
-        .ops
-        .iter()
-        .filter(|op| op.leg == leg && op.action == Action::Read);
+    let reads = rig.ops.iter().filter(|op| op.leg == leg && op.action == Action::Read);
     reads.map(|op| op.range).collect()
 }
 
@@ -83,7 +80,10 @@ fn what_is_written_since_it_was_read_is_not_recognised() {
     rig.write(2, EXTENT);
     rig.end(LegId::A, WRITE, Ok(()));
     rig.end(LegId::A, WRITE, Ok(()));
-    assert_eq!(rig.consults.iter().map(|consult| consult.extent).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        rig.consults.iter().map(|consult| consult.extent).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
     for _ in 0..3 {
         rig.consulted(of_primary(true));
     }

@@ -1,5 +1,6 @@
 use super::rig::{GRAIN, Rig, WRITE};
 use crate::core::Repair;
+use crate::core::effect::{Action, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::record::Protocol;
@@ -59,4 +60,133 @@ fn a_verify_says_nothing_of_what_the_primary_lacks() {
     rig.end_read(LegId::B, 0);
     rig.compared(&[1, 2]);
     assert_eq!(rig.differences(), [Range::new(2 * GRAIN, GRAIN)]);
+}
+
+/// Both legs in sync, but where the second extent was found to differ, in its second grain.
+fn with_a_suspect() -> Rig {
+    let mut rig = Rig::in_sync(Protocol::Flush);
+    rig.mirror.verify(rig.now, Repair::No).expect("in sync");
+    rig.take_effects();
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    let walk = rig.compares.remove(1);
+    rig.compare_all_equal();
+    rig.compares.push(walk);
+    rig.compared(&[1]);
+    rig.settle();
+    assert_eq!(rig.mirror.suspects().bytes(), GRAIN);
+    rig.events.clear();
+    rig
+}
+
+fn rechecked(rig: &Rig) -> Option<u64> {
+    rig.events.iter().find_map(|event| match event {
+        Event::Rechecked { suspect } => Some(*suspect),
+        _ => None,
+    })
+}
+
+fn verified(rig: &Rig) -> Option<bool> {
+    rig.events.iter().find_map(|event| match event {
+        Event::Verified { complete, .. } => Some(*complete),
+        _ => None,
+    })
+}
+
+fn reads(rig: &Rig) -> Vec<(LegId, Range)> {
+    let reads = rig.ops.iter().filter(|op| op.action == Action::Read);
+    reads.map(|op| (op.leg, op.range)).collect()
+}
+
+#[test]
+fn a_recheck_reads_what_is_suspect_alone_and_clears_what_is_equal_when_it_is_flushed() {
+    let mut rig = with_a_suspect();
+    rig.mirror.recheck(rig.now);
+    rig.take_effects();
+    let extent = Range::new(4 * GRAIN, 4 * GRAIN);
+    assert_eq!(reads(&rig), LegId::ALL.map(|leg| (leg, extent)));
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.compared(&[]);
+    assert!(rig.mirror.suspects().touch(extent), "it is not flushed");
+    rig.settle();
+    assert!(rig.mirror.suspects().is_empty());
+    assert_eq!((rechecked(&rig), verified(&rig)), (Some(0), None));
+}
+
+#[test]
+fn a_recheck_rests_while_background_work_is_paused() {
+    let mut rig = with_a_suspect();
+    rig.mirror.pause_resync(rig.now, true);
+    rig.mirror.recheck(rig.now);
+    rig.take_effects();
+    assert!(rig.ops.is_empty() && rig.mirror.status().rechecking);
+    rig.mirror.pause_resync(rig.now, false);
+    rig.settle();
+    assert!(rig.mirror.suspects().is_empty() && !rig.mirror.status().rechecking);
+}
+
+#[test]
+fn what_differs_still_is_told_by_the_end_of_a_recheck_alone() {
+    let mut rig = with_a_suspect();
+    rig.mirror.recheck(rig.now);
+    rig.take_effects();
+    rig.end_all(LegId::A);
+    rig.end_all(LegId::B);
+    rig.compared(&[1]);
+    rig.settle();
+    assert_eq!((rechecked(&rig), rig.events.len()), (Some(GRAIN), 1));
+}
+
+/// Nobody has asked for it, so nobody is refused anything because of it.
+#[test]
+fn a_recheck_gives_way_and_begins_again() {
+    let mut rig = with_a_suspect();
+    rig.mirror.recheck(rig.now);
+    rig.take_effects();
+    rig.mirror.verify(rig.now, Repair::No).expect("a recheck gives way");
+    assert!(rig.mirror.verify(rig.now, Repair::No).is_err(), "a verify does not");
+    rig.take_effects();
+    assert_eq!(reads(&rig).len(), 2, "what is under way comes first");
+    for _ in 0..2 {
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+    }
+    assert_eq!(rig.compares.len(), 4, "all of it");
+    let walk = rig.compares.remove(1);
+    rig.compare_all_equal();
+    rig.compares.push(walk);
+    rig.compared(&[1]);
+    assert_eq!(verified(&rig), Some(true));
+    // It has told what it was broken off with, and looks again behind the verify.
+    assert_eq!(rechecked(&rig), Some(GRAIN));
+    rig.events.clear();
+    rig.settle();
+    assert_eq!(rechecked(&rig), Some(0));
+}
+
+/// Somebody who waits for a verify hears of it, whatever becomes of the device.
+#[test]
+fn a_verify_that_waits_for_a_recheck_is_told_when_it_cannot_begin() {
+    let mut rig = with_a_suspect();
+    rig.mirror.recheck(rig.now);
+    rig.take_effects();
+    rig.mirror.verify(rig.now, Repair::No).expect("a recheck gives way");
+    rig.mirror.stop(rig.now).expect("it may");
+    rig.take_effects();
+    assert_eq!(verified(&rig), Some(false));
+    rig.settle();
+    assert!(rig.mirror.is_stopped());
+}
+
+#[test]
+fn a_recheck_stands_in_the_way_of_no_switch_that_is_forced_and_goes_on_behind_it() {
+    let mut rig = with_a_suspect();
+    rig.mirror.recheck(rig.now);
+    rig.take_effects();
+    rig.mirror.switch(rig.now, None, true).expect("it is forced");
+    rig.settle();
+    let at_switch = |event: &Event| matches!(event, Event::Switched { .. });
+    assert!(rig.events.iter().any(at_switch));
+    assert!(rig.mirror.suspects().is_empty(), "it was found equal");
 }
