@@ -1,5 +1,5 @@
 //! Which grains the secondary may not hold. Doubt widens: a grain touched at all is dirty whole, and only a copy that
-//! began after the bit was taken away can make it clean.
+//! began after the bit was taken away can make it clean, or proof that both legs hold the same.
 
 use super::bits::Bits;
 use super::geometry::{Geometry, Range};
@@ -77,7 +77,7 @@ impl DirtyMap {
     }
 
     /// Take the mark from the grains that lie wholly in `range` (the device's end counts as a boundary). Only for a
-    /// copy of them that is about to be entered into the order of both legs.
+    /// copy of them that is about to be entered into the order of both legs, or where both are known to hold the same.
     pub fn take(&mut self, range: Range) {
         let grain_bytes = self.geometry.grain as u64;
         let first = range.start.div_ceil(grain_bytes);

@@ -313,7 +313,7 @@ pub enum Event {
         /// Bytes mended.
         repaired: u64,
     },
-    /// What was suspect has been looked at again ([`super::Mirror::recheck`]).
+    /// All that was suspect has been looked at again ([`super::Mirror::recheck`]).
     Rechecked {
         /// Bytes that are suspect now.
         suspect: u64,

@@ -92,7 +92,7 @@ pub struct Status {
     pub pool_bytes: u64,
     /// The running or last resync.
     pub resync: WalkStatus,
-    /// The running or last verify or digest.
+    /// The running or last verify, recheck or digest.
     pub check: WalkStatus,
     /// Whether what is suspect is being looked at again, or is to be.
     pub rechecking: bool,

@@ -156,6 +156,20 @@ impl Tracking {
         written.map_err(error("write suspect places to", &self.path.join(SUSPECTS)))
     }
 
+    /// Make durable that nobody knows which places are suspect: all are, while the record says that there are some.
+    ///
+    /// # Errors
+    /// The file system fails.
+    pub fn remove_suspects(&mut self) -> Result<(), StateError> {
+        let path = magic_path(self.dir.as_fd()).join(SUSPECTS);
+        let removed = match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        let durable = removed.and_then(|()| self.dir.sync_all());
+        durable.map_err(error("remove", &self.path.join(SUSPECTS)))
+    }
+
     /// The suspect places; only of use while the record says that there are some.
     ///
     /// # Errors

@@ -563,8 +563,8 @@ impl World {
         let tracked = self.tables.find(&found, &mut self.rng).filter(|_| !changed && !alone);
         // Somebody wrote to it and was refused when he attached it: what is tracked says nothing of that.
         there[secondary] &= tracked.is_none() || !self.admin.touched[secondary];
-        let follows = found.legs[secondary].is_some_and(|leg| leg.health == Health::InSync) && there[secondary];
-        let astray = found.clean && tracked.is_some() && follows && self.goes_astray();
+        let follows = found.legs[secondary].is_some_and(|leg| leg.attached && leg.health == Health::InSync);
+        let astray = found.clean && follows && !changed && self.goes_astray();
         let believed = self.believe(&found, astray)?;
         // What is suspect is of a disk that is not there any more.
         let mut suspects = Some(self.places.find(&found)).filter(|_| !changed).unwrap_or_default();

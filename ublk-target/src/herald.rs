@@ -117,11 +117,7 @@ impl Herald {
                 log::info!("verify ended, complete: {complete}, {bytes_compared} bytes compared, {repaired} mended");
             }
             Event::Rechecked { suspect: 0 } => log::info!("what was suspect is equal on both legs"),
-            Event::Rechecked { suspect } => {
-                log::error!(
-                    "the legs differ in places of {suspect} bytes, and nothing proves which is right: see twinblk status"
-                );
-            }
+            Event::Rechecked { suspect } => log::error!("{suspect} bytes are suspect: see twinblk status"),
             Event::Digested {
                 leg,
                 generation,

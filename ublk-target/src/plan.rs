@@ -93,11 +93,7 @@ impl Plan {
             Action::Start(start) => {
                 let (state, picked) =
                     StateDir::open(&state_dir, &name).map_err(|error| error.told("start the device"))?;
-                let mut superblock = picked.superblock;
-                if picked.doubt {
-                    doubt(&mut superblock);
-                }
-                Plan::start(state, superblock, picked.doubt, &start, disks, awaited)
+                Plan::start(state, picked.superblock, picked.doubt, &start, disks, awaited)
             }
         }
     }
@@ -163,6 +159,10 @@ impl Plan {
         for disk in disks.iter().flatten() {
             fits(&disk.identity, &superblock.geometry)?;
         }
+        let may_be_equal = was_equal(&superblock.record);
+        if doubt {
+            doubt_record(&mut superblock);
+        }
         let mut believed = believed(&superblock, &disks);
         let keeps = match disks[superblock.record.primary.index()] {
             // Awaited is not missing: that is refused below.
@@ -199,7 +199,7 @@ impl Plan {
             return Err(Error::refused(format!("leg {secondary} is not there"))
                 .hint("bring its disk back, or serve without it: --degraded"));
         }
-        let suspect = is_suspect(&superblock, &disks);
+        let suspect = may_be_equal && keeps == Keeps::Everything && is_suspect(&superblock, &disks);
         if suspect {
             superblock.record.suspect = true;
             // What the other leg is known by would prove wrong what somebody may have meant.
@@ -277,7 +277,7 @@ fn stand_in(
 
 /// Go on from a record although a newer one may have been lost: it had the next number, it may have made generations
 /// available, and it may have said anything.
-fn doubt(superblock: &mut Superblock) {
+fn doubt_record(superblock: &mut Superblock) {
     let record = &mut superblock.record;
     record.clean = false;
     // Of the other files it says nothing.
@@ -298,29 +298,33 @@ fn doubt(superblock: &mut Superblock) {
     );
 }
 
-/// Whether a primary that was equal to the other leg when both were let go is not proven to be what it was: somebody may have written to it,
-/// or it may have gone bad.
+/// Whether the legs were equal when they were let go.
+fn was_equal(record: &Record) -> bool {
+    let secondary = record.legs[record.primary.other().index()];
+    record.clean && secondary.is_some_and(|leg| leg.attached && leg.health == Health::InSync)
+}
+
+/// Whether a primary that was equal to the other leg when both were let go ([`was_equal`]) is not proven to be what it was: somebody may have
+/// written to it, or it may have gone bad.
 ///
-/// *What must hold:* it is served as it is, and nothing that is on either leg is lost before somebody has decided. *How:* the legs go on as
-/// they are recorded, in sync, and all of the device is suspect, which every later start knows, before the record says that it is in use. So no
-/// copy writes over either leg, and no switch and no failover shows the other one to the guest. What is equal is suspect no more when
-/// both have been read.
+/// *What must hold:* it is served as it is, and nothing that is on either leg is lost before somebody has decided. *How:* all of the device is
+/// suspect, which every later start knows, before the record says that it is in use. So no copy writes over either leg, not over one
+/// that comes later either, and no switch and no failover shows the other one to the guest. What is equal is suspect no more when both have
+/// been read.
+///
+/// Also where a newer record may have been lost: whatever it said, both legs are kept.
 fn is_suspect(superblock: &Superblock, disks: &[Option<Disk>; 2]) -> bool {
-    let record = &superblock.record;
-    let (primary, secondary) = (record.primary, record.primary.other());
-    let follows = record.legs[secondary.index()].is_some_and(|leg| leg.attached && leg.health == Health::InSync);
-    let [Some(disk), Some(_)] = [primary, secondary].map(|leg| disks[leg.index()].as_ref()) else {
+    let primary = superblock.record.primary;
+    let Some(disk) = &disks[primary.index()] else {
         return false;
     };
-    if !record.clean || !record.tracked || !follows {
-        return false;
-    }
     let Some(why) = changed(superblock, primary, disk) else {
         return false;
     };
     log::warn!(
-        "leg {primary}, {}, is served as it is: {why}; where leg {secondary} differs is suspect, and is looked for now",
-        disk.identity.path
+        "leg {primary}, {}, is served as it is: {why}; where leg {} differs is suspect, and is looked for now",
+        disk.identity.path,
+        primary.other()
     );
     true
 }
@@ -559,10 +563,14 @@ mod tests {
         assert!(plan.suspect && record.suspect && record.clean && record.tracked);
         assert_eq!(plan.believed, [false; 2]);
         drop(plan);
-        // Where there is no second disk that has everything, it is compared whole when it comes back.
+        // So too where the second disk comes later.
         let plan = start(&world, [true, false]);
-        assert!(!plan.suspect && !plan.superblock.record.suspect && !plan.superblock.record.tracked);
+        assert!(plan.suspect && plan.superblock.record.suspect);
         drop(plan);
+        world.superblock.record.tracked = false;
+        assert!(start(&world, [true; 2]).suspect);
+        world.superblock.record.tracked = true;
+        // One that has not everything is made equal.
         world.superblock.record.legs[1].as_mut().unwrap().health = Health::Behind;
         let plan = start(&world, [true; 2]);
         assert!(!plan.suspect && !plan.superblock.record.tracked);
@@ -598,7 +606,7 @@ mod tests {
             since: [None; 2],
             sightings: [None; 2],
         };
-        doubt(&mut superblock);
+        doubt_record(&mut superblock);
         let lost = Record {
             number: record.number + 1,
             generation_ceiling: record.generation_ceiling + Record::GENERATIONS,

@@ -1,7 +1,7 @@
 //! Brings a device up, stands by while it is served, and takes it down.
 //!
 //! The order of the start: the device is added in the driver, or taken over from a dead daemon with its guest; the record
-//! that says "in use", and what the secondary is worth from now on, is durable; the threads are there and every tag is
+//! that says "in use", and what the secondary is worth from now on, is durable, behind whatever it relies on; the threads are there and every tag is
 //! fetched; the device is started, and with that the first request can come; the admin socket listens; the tool is told.
 //!
 //! The order of the end: the device is stopped in the driver, which waits for what is in flight; the core drains both
@@ -295,7 +295,7 @@ fn begin(
         }
     }
     // Before the record that says that there are suspect places.
-    if suspect && let Err(error) = tables.suspect_all(&superblock) {
+    if suspect && let Err(error) = tables.suspect_all() {
         return Err(Failed {
             error: error.told("record that the legs may differ"),
             keeper: Some(keeper),

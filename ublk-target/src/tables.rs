@@ -58,7 +58,7 @@ impl StateTables {
             return Suspects::none();
         }
         let everything = |why| {
-            log::warn!("the legs differ somewhere, and nobody knows where ({why}): run twinblk verify");
+            log::warn!("all of the device is suspect ({why})");
             Suspects::of([superblock.geometry.whole()])
         };
         match self.tracking.suspects() {
@@ -68,13 +68,13 @@ impl StateTables {
         }
     }
 
-    /// Make durable that all of the device is suspect.
+    /// All of the device is suspect from the next record on that says that there are suspect places. That needs no space.
     ///
     /// # Errors
-    /// The list cannot be written.
-    pub fn suspect_all(&mut self, superblock: &Superblock) -> Result<(), StateError> {
+    /// A list that is there cannot be removed.
+    pub fn suspect_all(&mut self) -> Result<(), StateError> {
         self.writes.fetch_add(1, Ordering::Relaxed);
-        self.tracking.suspect(&Suspects::of([superblock.geometry.whole()]))
+        self.tracking.remove_suspects()
     }
 
     /// Nothing is known of where the legs may differ, and the record says so, durably: from here on it can be written anew.

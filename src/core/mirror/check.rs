@@ -1,4 +1,4 @@
-//! Verify, recheck and digest: walks that write nothing.
+//! Verify and digest: walks that write nothing. What is compared unasked is in `recheck`.
 //!
 //! A verify's piece stands in the order of both legs, so both reads see the same point in the order of arrival: lag is never
 //! taken for difference, and a difference is one. It is news only where nobody knew: what was dirty at any moment from the
@@ -7,10 +7,6 @@
 //! each of them is told then. A copy that was admitted before the piece either has mended the range before the piece reads
 //! it, or has failed by then, and the range is dirty, or listed as failed, again.
 //!
-//! A recheck is a verify of what is suspect alone, which nobody has asked for: after a start, so that what is equal after all is suspect no
-//! more. It begins when the secondary is in sync, and again if it is broken off. It rests while background work is paused, and gives way to whatever somebody asks for: a digest or a
-//! verify begins when nothing of it is under way any more.
-//!
 //! A digest wants every extent's hash to belong to one moment. A hash is *fresh* until a mutation of its extent is admitted.
 //! Extents that are not fresh are read again, round by round; when few are left, mutations are held for at most the pause
 //! that was allowed. It is reached in a moment when all are fresh: then every mutation admitted so far is in its hash.
@@ -18,6 +14,7 @@
 use super::Mirror;
 use super::drain::{DrainFlush, HOLD_DIGEST};
 use super::follow::Follow;
+use super::recheck::Asked;
 use super::walk::{Job, Slot};
 use crate::core::bits::Bits;
 use crate::core::breaks::{self, Break};
@@ -32,44 +29,35 @@ use crate::core::time::{Span, Time};
 const HELD_EXTENTS: u64 = 64;
 /// Places to be mended, or found equal, at which a verify pauses, and mends them, or has them suspect no more.
 const MANY: usize = 120;
+/// In about so many steps a device all of which is suspect ceases to be.
+const CLEARINGS: u64 = 128;
 /// Questions to the tables that a verify leaves open at once.
 pub(super) const QUESTIONS: usize = 4;
 /// Rounds after which a digest gives up.
 const ROUNDS: u32 = 16;
 
-/// What somebody has asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    Verify(Repair),
-    Digest {
-        leg: LegId,
-        max_pause: Span,
-        read_back: bool,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     Verify(Repair),
     Recheck,
     Digest { leg: LegId, max_pause: Span },
 }
 
 pub(super) struct Check {
-    purpose: Option<Purpose>,
+    pub(super) purpose: Option<Purpose>,
     /// What waits for a recheck that is broken off.
-    asked_for: Option<Asked>,
-    /// A recheck is to begin.
-    recheck_due: bool,
-    status: WalkStatus,
-    cursor: u64,
+    pub(super) waiting: Option<Asked>,
+    /// When a recheck is to begin.
+    pub(super) recheck_at: Option<Time>,
+    pub(super) status: WalkStatus,
+    pub(super) cursor: u64,
     /// Extents whose hash is fresh. Used by a digest only.
     fresh: Bits,
     stale: u64,
     /// The table is being asked for hashes: `fresh` says which of them would be.
     recalling: bool,
     /// It has not answered yet, whoever asked.
-    asked: bool,
+    recall_pending: bool,
     /// Extents whose hash the table had.
     recalled: u64,
     /// Whatever the table says is not asked, and not replaced.
@@ -77,7 +65,7 @@ pub(super) struct Check {
     rounds: u32,
     held_at: Option<Time>,
     /// Wind up without a result.
-    broken: bool,
+    pub(super) broken: bool,
     /// Something could not be read, or not be mended.
     incomplete: bool,
     /// Of a verify: ranges to be read again, and how often they have been.
@@ -120,14 +108,14 @@ impl Check {
     pub(super) fn new() -> Check {
         Check {
             purpose: None,
-            asked_for: None,
-            recheck_due: false,
+            waiting: None,
+            recheck_at: None,
             status: WalkStatus::default(),
             cursor: 0,
             fresh: Bits::none(0),
             stale: 0,
             recalling: false,
-            asked: false,
+            recall_pending: false,
             recalled: 0,
             reads_back: false,
             rounds: 0,
@@ -165,25 +153,6 @@ impl Check {
         self.purpose.is_some()
     }
 
-    /// Whether there is something to do.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.is_active() || self.asked_for.is_some() || self.recheck_due
-    }
-
-    /// Whether somebody has asked for it, and waits.
-    pub(super) fn is_asked_for(&self) -> bool {
-        self.asked_for.is_some() || self.is_active() && !self.is_recheck()
-    }
-
-    /// Whether a recheck is under way, or is to begin.
-    pub(super) fn is_rechecking(&self) -> bool {
-        self.recheck_due || self.is_recheck()
-    }
-
-    pub(super) fn is_recheck(&self) -> bool {
-        self.purpose == Some(Purpose::Recheck)
-    }
-
     pub(super) fn status(&self) -> WalkStatus {
         self.status
     }
@@ -193,138 +162,21 @@ impl Check {
     }
 
     /// Whether a table that was asked for hashes has not answered yet.
-    pub(super) fn is_asking(&self) -> bool {
-        self.asked
+    pub(super) fn is_recall_pending(&self) -> bool {
+        self.recall_pending
     }
 }
 
 impl Mirror {
-    /// Somebody asks for a verify or a digest, and nothing else that was asked for is under way.
-    pub(super) fn ask_for(&mut self, asked: Asked) {
-        self.recheck_gives_way();
-        self.check.asked_for = Some(asked);
-        self.pump();
-    }
-
-    /// Somebody asks for something that cannot go on beside a recheck.
-    pub(super) fn recheck_gives_way(&mut self) {
-        if self.check.is_recheck() {
-            self.break_off_check();
-            self.pump();
-        }
-    }
-
-    /// Begin what was asked for, as soon as nothing else is compared.
-    fn begin_asked(&mut self) {
-        let Some(asked) = self.check.asked_for.filter(|_| !self.check.is_active()) else {
-            return;
-        };
-        match asked {
-            Asked::Verify(repair) if self.follow == Follow::InSync => {
-                if self.may_verify() {
-                    self.check.asked_for = None;
-                    self.begin_verify(repair);
-                }
-            }
-            Asked::Digest {
-                leg,
-                max_pause,
-                read_back,
-            } if self.may_read_all(leg) => {
-                if self.drain.is_none() {
-                    self.check.asked_for = None;
-                    self.begin_digest(leg, max_pause, read_back);
-                }
-            }
-            Asked::Verify(_) | Asked::Digest { .. } => self.asked_in_vain(),
-        }
-    }
-
-    /// What was asked for cannot begin.
-    fn asked_in_vain(&mut self) {
-        let event = match self.check.asked_for.take() {
-            Some(Asked::Verify(_)) => Event::Verified {
-                bytes_compared: 0,
-                complete: false,
-                repaired: 0,
-            },
-            Some(Asked::Digest { leg, .. }) => Event::Digested {
-                generation: self.counters.source,
-                leg,
-                complete: false,
-                known: Known::ReadBack,
-            },
-            None => return,
-        };
-        self.notify(event);
-    }
-
     pub(super) fn begin_verify(&mut self, repair: Repair) {
         // What it mends is what it has found itself.
         self.suspects.forget_verdicts();
         self.begin_check(Purpose::Verify(repair), WalkKind::Verify);
     }
 
-    /// Compare the legs where they are suspect, as soon as the secondary is in sync and nothing else is compared: what is equal is suspect
-    /// no more. Ends with `Rechecked`.
-    pub fn recheck(&mut self, now: Time) {
-        self.now = now;
-        self.check.recheck_due = !self.suspects.is_empty();
-        self.pump();
-    }
-
-    /// Begin what is to be compared, and go on with it.
-    pub(super) fn pump_checks(&mut self) {
-        loop {
-            self.begin_asked();
-            self.begin_recheck();
-            if !self.check.is_active() {
-                return;
-            }
-            self.pump_check();
-            if self.check.is_active() {
-                return;
-            }
-        }
-    }
-
-    fn begin_recheck(&mut self) {
-        self.check.recheck_due &= !self.suspects.is_empty();
-        if self.check.recheck_due && self.follow == Follow::InSync && self.may_verify() {
-            self.check.recheck_due = false;
-            self.begin_check(Purpose::Recheck, WalkKind::Verify);
-            self.check.status.bytes_total = self.suspect_pieces();
-        }
-    }
-
-    /// How many bytes a recheck reads.
-    fn suspect_pieces(&self) -> u64 {
-        let (size, most) = (self.config.geometry.size, self.piece_bytes());
-        let (mut bytes, mut cursor) = (0, 0);
-        for suspect in self.suspects.iter() {
-            let start = (suspect.range.start / most * most).max(cursor);
-            cursor = suspect.range.end().next_multiple_of(most).min(size).max(cursor);
-            bytes += cursor.saturating_sub(start);
-        }
-        bytes
-    }
-
     /// The most that a verify's piece covers, from a multiple of it on.
-    fn piece_bytes(&self) -> u64 {
+    pub(super) fn piece_bytes(&self) -> u64 {
         BlockMask::SPAN.min(self.config.layout.copy_bytes as u64)
-    }
-
-    /// Where the next piece of a verify begins; the device's size: there is none.
-    fn next_to_verify(&self) -> u64 {
-        let (cursor, most) = (self.check.cursor, self.piece_bytes());
-        if !self.check.is_recheck() {
-            return cursor;
-        }
-        let mut suspects = self.suspects.iter().map(|suspect| suspect.range);
-        match suspects.find(|range| range.end() > cursor) {
-            Some(range) => (range.start / most * most).max(cursor),
-            None => self.config.geometry.size,
-        }
     }
 
     pub(super) fn begin_digest(&mut self, leg: LegId, max_pause: Span, read_back: bool) {
@@ -339,7 +191,7 @@ impl Mirror {
         self.check.reads_back = read_back;
         self.check.recalling = self.check.stale < extents;
         if self.check.recalling {
-            self.check.asked = true;
+            self.check.recall_pending = true;
             self.effects.push_back(Effect::Recall(leg));
         }
     }
@@ -352,7 +204,7 @@ impl Mirror {
     /// Of these extents the table had the hash.
     pub fn handle_recalled(&mut self, now: Time, recalled: &Bits) {
         self.now = now;
-        self.check.asked = false;
+        self.check.recall_pending = false;
         if std::mem::take(&mut self.check.recalling) {
             // What was written since it was asked is not fresh any more, whatever the table said.
             match breaks::on(Break::RecalledOutdated) {
@@ -367,7 +219,7 @@ impl Mirror {
         self.pump();
     }
 
-    fn begin_check(&mut self, purpose: Purpose, kind: WalkKind) {
+    pub(super) fn begin_check(&mut self, purpose: Purpose, kind: WalkKind) {
         self.check.purpose = Some(purpose);
         self.check.cursor = 0;
         self.check.rounds = 0;
@@ -388,7 +240,7 @@ impl Mirror {
         self.want_copies(true);
     }
 
-    fn pump_check(&mut self) {
+    pub(super) fn pump_check(&mut self) {
         match self.check.purpose {
             Some(Purpose::Verify(repair)) => self.pump_verify(repair),
             Some(Purpose::Recheck) => self.pump_verify(Repair::No),
@@ -399,7 +251,7 @@ impl Mirror {
 
     fn pump_verify(&mut self, repair: Repair) {
         loop {
-            let many = self.to_be_mended(repair).max(self.check.equal.len()) >= MANY && !self.check.mend_failed;
+            let many = (self.to_be_mended(repair) >= MANY || self.is_much_equal()) && !self.check.mend_failed;
             if !self.check.broken && !many && !self.start_verifying() {
                 return;
             }
@@ -421,11 +273,7 @@ impl Mirror {
             return;
         }
         if self.check.is_recheck() {
-            self.check.recheck_due = self.check.broken;
-            self.end_check();
-            self.notify(Event::Rechecked {
-                suspect: self.suspects.bytes(),
-            });
+            self.end_recheck();
             return;
         }
         let complete = !self.check.broken && !self.check.incomplete;
@@ -471,6 +319,14 @@ impl Mirror {
             }
             self.start_piece_again(Job::Verify, range, tries);
         }
+    }
+
+    /// Whether so much was found equal that it should be suspect no more: a recheck that is broken off goes on from there.
+    fn is_much_equal(&self) -> bool {
+        let equal = &self.check.equal;
+        let bytes: u64 = equal.iter().map(|range| range.len).sum();
+        let much = (self.config.geometry.size / CLEARINGS).max(u64::from(self.config.geometry.extent));
+        equal.len() >= MANY || bytes >= much
     }
 
     fn pump_digest(&mut self, leg: LegId, max_pause: Span) {
@@ -534,7 +390,7 @@ impl Mirror {
         self.slots.iter().all(|slot| slot.is_free() || !slot.is_of_check()) && self.questions() == 0
     }
 
-    fn end_check(&mut self) {
+    pub(super) fn end_check(&mut self) {
         self.check.purpose = None;
         self.check.status.running = false;
         self.check.status.ended = self.now;
@@ -625,7 +481,7 @@ impl Mirror {
         }
     }
 
-    fn break_off_check(&mut self) {
+    pub(super) fn break_off_check(&mut self) {
         self.check.broken = true;
         self.check.mending = None;
         self.forget_questions();

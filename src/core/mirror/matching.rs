@@ -109,11 +109,11 @@ impl Mirror {
                 if run.end() == range.start {
                     run.len += range.len;
                 } else {
-                    self.is_matched(run);
+                    self.take_matched(run);
                     run = range;
                 }
             }
-            self.is_matched(run);
+            self.take_matched(run);
             self.resync.matching.lone = lone.clone();
             self.resync.matching.cursor = 0;
         }
@@ -121,7 +121,7 @@ impl Mirror {
     }
 
     /// The legs are known to be equal in these extents.
-    fn is_matched(&mut self, run: Range) {
+    fn take_matched(&mut self, run: Range) {
         if run.len == 0 {
             return;
         }
@@ -200,7 +200,7 @@ impl Mirror {
         if !is_same || !self.is_of_now(piece) {
             return;
         }
-        self.is_matched(piece.range);
+        self.take_matched(piece.range);
         let mut sources = [None; 2];
         sources[secondary] = Some(Source::One);
         self.note(piece.range, piece.first.expect("it is hashed"), sources);

@@ -21,6 +21,7 @@ mod hand_over;
 mod matching;
 mod memory;
 mod owed;
+mod recheck;
 mod recorder;
 mod repair;
 mod rewrite;
@@ -375,7 +376,7 @@ impl Mirror {
     #[inline(always)]
     fn pump(&mut self) {
         let held = self.drain.is_some() || !self.waiting.is_empty() || self.failed_reads > 0;
-        if held || self.resync.active || self.check.is_wanted() || self.failover_due {
+        if held || self.resync.active || self.wants_check() || self.failover_due {
             self.pump_all();
         }
     }
@@ -396,7 +397,7 @@ impl Mirror {
         if !self.waiting.is_empty() {
             self.admit_waiting();
         }
-        if self.resync.active || self.check.is_wanted() {
+        if self.resync.active || self.wants_check() {
             self.pump_walks();
         }
     }

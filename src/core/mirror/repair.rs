@@ -108,9 +108,10 @@ impl Mirror {
 
     /// A place is suspect from now on. Returns whether it was not, all of it. If it was, a list that is durable says so already: who is
     /// wrong is not on it.
-    fn suspect(&mut self, suspect: Suspect) -> bool {
+    pub(super) fn suspect(&mut self, suspect: Suspect) -> bool {
         // It differs after all that was written there.
         self.suspicion.decided.retain(|range| !range.overlaps(suspect.range));
+        self.check.equal.retain(|range| !range.overlaps(suspect.range));
         let before = self.suspects.bytes();
         self.suspects.insert(suspect);
         let is_news = self.suspects.bytes() > before;
@@ -465,22 +466,43 @@ impl Mirror {
         }
     }
 
-    /// How many places are to be mended.
+    /// How many places are to be mended, of what the verify has been through.
     pub(super) fn to_be_mended(&self, repair: Repair) -> usize {
-        let mends = |suspect: &&Suspect| self.mends(suspect, repair).is_some();
+        let mends =
+            |suspect: &&Suspect| suspect.range.start < self.check.cursor && self.mends(suspect, repair).is_some();
         self.suspects.iter().filter(mends).count()
     }
 
-    /// Mend what is to be mended, piece by piece, then flush it. Returns whether nothing more can be done.
+    /// Have what was found equal suspect no more, then mend what is to be mended, piece by piece; either is flushed. Returns whether nothing
+    /// more can be done.
     pub(super) fn pump_mending(&mut self, repair: Repair) -> bool {
+        loop {
+            if !self.pump_round(repair) {
+                return false;
+            }
+            let mends = !self.check.mend_failed && self.to_be_mended(repair) > 0;
+            if self.check.mending.is_none() && !mends && self.check.equal.is_empty() {
+                return true;
+            }
+        }
+    }
+
+    /// One round of that. Returns whether it has ended.
+    fn pump_round(&mut self, repair: Repair) -> bool {
         let mends = !self.check.mend_failed && self.to_be_mended(repair) > 0;
         if self.check.mending.is_none() {
             if !mends && self.check.equal.is_empty() {
                 return true;
             }
-            self.check.mending = Some(Mending::new(!mends));
+            self.check.mending = Some(Mending::new(!self.check.equal.is_empty()));
         }
-        if mends && !self.are_suspects_recorded() && !breaks::on(Break::MendedUnsuspected) && !self.is_mending() {
+        let clears_only = self.check.mending.as_ref().is_some_and(|mending| mending.clears_only);
+        if mends
+            && !clears_only
+            && !self.are_suspects_recorded()
+            && !breaks::on(Break::MendedUnsuspected)
+            && !self.is_mending()
+        {
             let never = self.are_suspects_settled();
             if never {
                 self.mending_failed();
@@ -533,7 +555,10 @@ impl Mirror {
             let Some((range, leg)) = wanted.next() else { break };
             drop(wanted);
             let start = range.start.max(cursor);
-            let end = range.end().min((start / most + 1) * most);
+            let end = range.end().min((start / most + 1) * most).min(self.check.cursor);
+            if start >= end {
+                break;
+            }
             if !self.may_start_piece(end - start) {
                 return false;
             }

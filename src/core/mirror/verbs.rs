@@ -1,9 +1,9 @@
 //! The administrator's verbs. Each refuses, having changed nothing, or starts something whose end is an event.
 
 use super::Mirror;
-use super::check::Asked;
 use super::drain::Purpose;
 use super::follow::Follow;
+use super::recheck::Asked;
 use crate::core::breaks::{self, Break};
 use crate::core::config::{Comes, CopyMode, LegTraits, Refusal, Repair};
 use crate::core::leg::{Health, LegId};
@@ -155,7 +155,7 @@ impl Mirror {
         if self.follow != Follow::InSync {
             return Err(Refusal::NotInSync);
         }
-        if !self.check.is_recheck() && !self.may_verify() || self.check.is_asked_for() {
+        if self.check.is_asked_for() {
             return Err(Refusal::Busy);
         }
         self.ask_for(Asked::Verify(repair));
@@ -180,7 +180,7 @@ impl Mirror {
         if !self.may_read_all(leg) {
             return Err(Refusal::NotInSync);
         }
-        if self.check.is_asked_for() || self.check.is_asking() {
+        if self.check.is_asked_for() || self.check.is_recall_pending() {
             return Err(Refusal::Busy);
         }
         self.ask_for(Asked::Digest {
@@ -214,8 +214,11 @@ impl Mirror {
             self.pump();
             return Ok(());
         }
-        self.check_failed();
-        self.pump();
+        if self.check.is_asked_for() {
+            self.check_failed();
+            self.pump();
+        }
+        self.recheck_gives_way();
         self.begin_drain(Purpose::Stop, None);
         self.pump();
         Ok(())

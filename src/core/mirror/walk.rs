@@ -10,7 +10,7 @@
 //! exactly where the read was in the order of arrival: what was older is in it, what is newer comes behind it.
 //! While the secondary is in sync a piece belongs to the open epoch, like a guest's write.
 //!
-//! *Why the bits are right:* a grain's bit is taken in the moment its piece is admitted. A write admitted earlier is in the
+//! *Why the bits are right:* a grain's bit is taken in the moment its piece is admitted (but see `matching`). A write admitted earlier is in the
 //! piece; a write admitted later goes to both legs, behind the piece. If the piece fails, the bit is set again.
 //!
 //! *Why it ends:* a guest's write never makes a grain dirty that a piece has taken. Each grain is copied once.
@@ -273,7 +273,7 @@ impl Mirror {
         if self.resync.active {
             self.pump_resync();
         }
-        if self.check.is_wanted() {
+        if self.wants_check() {
             self.pump_checks();
         }
     }

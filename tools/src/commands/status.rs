@@ -8,7 +8,7 @@ use crate::{output, progress, size};
 use serde::Serialize;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
-use twinblk::control::status::{LegStatus, Place, Status};
+use twinblk::control::status::{LegStatus, Place, State, Status, WalkKind};
 use twinblk::control::{Error, ErrorKind};
 use twinblk::core::Health;
 
@@ -101,12 +101,17 @@ pub fn human(status: &Status) -> String {
     if status.dirty_bytes != 0 {
         text.push_str(&format!("  {} may differ\n", size::show(status.dirty_bytes)));
     }
+    let rechecked = status.resync.is_some_and(|walk| walk.kind == WalkKind::Verify) && status.state == State::Syncing;
     for Place { offset, length } in suspect(status) {
-        text.push_str(&format!(
-            "  SUSPECT: the legs differ in {} at {offset}; twinblk verify {} --repair\n",
-            size::show(length),
-            status.name
-        ));
+        let what = match rechecked {
+            true => format!("{} at {offset} may differ, and are being compared", size::show(length)),
+            false => format!(
+                "the legs differ in {} at {offset}; twinblk verify {} --repair",
+                size::show(length),
+                status.name
+            ),
+        };
+        text.push_str(&format!("  SUSPECT: {what}\n"));
     }
     if let Some(unsigned) = status
         .signatures

@@ -1,10 +1,11 @@
 use super::rig::{GRAIN, Rig, WRITE};
 use crate::core::Repair;
-use crate::core::effect::{Action, Event};
+use crate::core::effect::{Action, BlockMask, Event};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
 use crate::core::record::Protocol;
 use crate::core::request::Errno;
+use crate::core::suspects::{Suspect, Suspects};
 
 /// Seed 133150 of the simulation: what was dirty differed on a slow secondary; before the verify's piece had read both, a copy that
 /// was to mend the range had taken its dirty bit.
@@ -121,6 +122,10 @@ fn a_recheck_rests_while_background_work_is_paused() {
     rig.mirror.recheck(rig.now);
     rig.take_effects();
     assert!(rig.ops.is_empty() && rig.mirror.status().rechecking);
+    // Nor does it stand in the way of anything meanwhile.
+    rig.mirror.verify(rig.now, Repair::No).expect("a recheck gives way");
+    rig.settle();
+    assert_eq!(verified(&rig), Some(true));
     rig.mirror.pause_resync(rig.now, false);
     rig.settle();
     assert!(rig.mirror.suspects().is_empty() && !rig.mirror.status().rechecking);
@@ -158,9 +163,8 @@ fn a_recheck_gives_way_and_begins_again() {
     rig.compares.push(walk);
     rig.compared(&[1]);
     assert_eq!(verified(&rig), Some(true));
-    // It has told what it was broken off with, and looks again behind the verify.
-    assert_eq!(rechecked(&rig), Some(GRAIN));
-    rig.events.clear();
+    // It looks again behind the verify.
+    assert_eq!(rechecked(&rig), None);
     rig.settle();
     assert_eq!(rechecked(&rig), Some(0));
 }
@@ -189,4 +193,50 @@ fn a_recheck_stands_in_the_way_of_no_switch_that_is_forced_and_goes_on_behind_it
     let at_switch = |event: &Event| matches!(event, Event::Switched { .. });
     assert!(rig.events.iter().any(at_switch));
     assert!(rig.mirror.suspects().is_empty(), "it was found equal");
+}
+
+/// All is suspect, and most of it equal: what is equal is not written anew because somebody has decided which leg is right.
+#[test]
+fn what_is_found_equal_is_not_mended() {
+    let mut rig = with_a_suspect();
+    rig.mirror.suspects = Suspects::of([Range::new(0, 16 * GRAIN)]);
+    rig.mirror.verify(rig.now, Repair::From(LegId::A)).expect("in sync");
+    rig.take_effects();
+    let mut written = Vec::new();
+    while verified(&rig).is_none() {
+        while let Some(op) = rig.ops.first() {
+            if op.action == WRITE {
+                written.push((op.leg, op.range));
+            }
+            rig.end_at(0, Ok(()));
+        }
+        for walk in std::mem::take(&mut rig.compares) {
+            let mut mask = BlockMask::default();
+            if rig.mirror.slots[usize::from(walk.0)].range.start == 4 * GRAIN {
+                mask.insert(1);
+            }
+            rig.mirror.handle_compared(rig.now, walk, mask);
+            rig.take_effects();
+        }
+        if rig.record.is_some() {
+            rig.end_record(Ok(()));
+        }
+    }
+    assert_eq!(written, [(LegId::B, Range::new(5 * GRAIN, GRAIN))]);
+    assert!(rig.mirror.suspects().is_empty());
+    let mended = rig.events.iter().filter(|event| matches!(event, Event::Mended { .. }));
+    assert_eq!(mended.count(), 1);
+}
+
+/// What was equal when it was read first, and differs when it is read again, is not cleared by the first reading.
+#[test]
+fn what_differs_at_last_is_not_cleared_by_an_earlier_look() {
+    let mut rig = with_a_suspect();
+    rig.mirror.check.equal.push(Range::new(5 * GRAIN, GRAIN));
+    let told = Suspect {
+        range: Range::new(5 * GRAIN, GRAIN),
+        wrong: None,
+    };
+    rig.mirror.suspect(told);
+    assert_eq!(rig.mirror.check.equal, []);
 }
