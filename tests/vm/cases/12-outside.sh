@@ -25,13 +25,15 @@ property written_after_a_stop 60 'a secondary that was written to while the devi
 written_after_a_stop() {
     mirror "$A" "$B"
     fill "$DEV" 4
+    tw set "$NAME" quiet 1
+    reaches '.signatures.unsigned_bytes == 0'
     tw stop "$NAME" > /dev/null
     fill "$B" 1 9
     tw start "$NAME" > /dev/null
     in_sync
     holds ".last_resync.kind == \"signature\" and .last_resync.bytes_written == $MIB"
-    # What was known of the primary when it stopped stands for it: all but what was written last, and what differs.
-    holds ".last_resync.bytes_total == .size_bytes and .last_resync.bytes_read <= .size_bytes + 6 * $MIB"
+    # What was known of the primary when it stopped stands for it, but where leg b differs.
+    holds ".last_resync.bytes_total == .size_bytes and .last_resync.bytes_read == .size_bytes + 2 * $MIB"
     settled
     equal_legs "$A" "$B"
     grep -q 'somebody has written to it' /run/twinblk-case/"$NAME".log || fail "the log does not say why"
@@ -77,7 +79,7 @@ killed_while_all_is_suspect() {
     tw stop "$NAME" > /dev/null
     fill "$A" 1 9
     tw start "$NAME" > /dev/null
-    holds '.state == "syncing" and .resync.kind == "verify" and (.legs[1].suspect | map(.length) | add) == .size_bytes'
+    holds '.state == "syncing" and .resync.kind == "verify" and (.legs[1].suspect | map(.length) | add) > 16777216'
     exits 3 twinblk switch "$NAME"
     # Nobody is kept from an upgrade by it.
     tw restart "$NAME" > /dev/null
