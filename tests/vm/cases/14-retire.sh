@@ -74,7 +74,7 @@ a_retired_disk_is_compared_whole() {
     tw attach "$NAME" "$B" --unchanged > /dev/null
     in_sync
     settled
-    holds '.last_resync.kind == "full"'
+    holds '.last_resync.bytes_total == .size_bytes'
     equal_legs "$A" "$B"
     exits 5 twinblk unretire "$NAME" b
     # Put back first, it is as it was: only what it missed is looked at.
