@@ -3,7 +3,7 @@
 use super::super::Mirror;
 use crate::core::Suspects;
 use crate::core::bits::Bits;
-use crate::core::config::{Comes, Config, CopyMode, LegTraits, RECORD_BUDGET};
+use crate::core::config::{Comes, Config, CopyMode, LINGER, LegTraits, RECORD_BUDGET};
 use crate::core::effect::{Action, BlockMask, Consult, Effect, Event, Evidence, LegOp, WalkId};
 use crate::core::geometry::{Geometry, Range};
 use crate::core::layout::Layout;
@@ -40,6 +40,8 @@ pub(super) struct Rig {
     /// The list of suspect places is being written, if it does not become durable at once.
     pub suspects_hang: bool,
     pub writes_suspects: bool,
+    /// Writes to the state directory that were wanted.
+    pub metadata_writes: u64,
     /// The marks and the dirty map that are durable.
     pub marks: Vec<u64>,
     pub saved: Vec<u64>,
@@ -77,24 +79,41 @@ impl Rig {
         Rig::on(grains, protocol, [Some(leg); 2])
     }
 
+    /// A device of this size as one is served, with both legs in sync.
+    pub fn as_served(size: u64, protocol: Protocol) -> Rig {
+        let leg = LegRecord {
+            health: Health::InSync,
+            consistent_at: 0,
+            attached: true,
+            doubted: false,
+        };
+        let geometry = Geometry::new(size, 512);
+        Rig::with(geometry, geometry.region(), LINGER, protocol, [Some(leg); 2])
+    }
+
     fn on(grains: u64, protocol: Protocol, legs: [Option<LegRecord>; 2]) -> Rig {
+        let geometry = Geometry {
+            size: grains * GRAIN,
+            block: 512,
+            grain: GRAIN as u32,
+            extent: 4 * GRAIN as u32,
+        };
+        Rig::with(geometry, 4 * GRAIN, Span::from_secs(100), protocol, legs)
+    }
+
+    fn with(geometry: Geometry, region: u64, linger: Span, protocol: Protocol, legs: [Option<LegRecord>; 2]) -> Rig {
         let config = Config {
-            geometry: Geometry {
-                size: grains * GRAIN,
-                block: 512,
-                grain: GRAIN as u32,
-                extent: 4 * GRAIN as u32,
-            },
-            region: 4 * GRAIN,
-            linger: Span::from_secs(100),
+            geometry,
+            region,
+            linger,
             layout: Layout {
                 depth: 8,
                 max_io: 4096,
                 copies: 8,
-                copy_bytes: 4 * GRAIN as u32,
-                pool_max: grains * GRAIN,
+                copy_bytes: geometry.extent,
+                pool_max: geometry.size.min(64 << 20),
             },
-            pool_bytes: grains * GRAIN,
+            pool_bytes: geometry.size.min(64 << 20),
             stall_budget: Span::from_secs(5),
             leg_timeout: Span::from_secs(20),
             catch_up: true,
@@ -133,6 +152,7 @@ impl Rig {
             matches_hang: false,
             suspects_hang: false,
             writes_suspects: false,
+            metadata_writes: 0,
             marks: Vec::new(),
             saved: Vec::new(),
         };
@@ -143,6 +163,11 @@ impl Rig {
     /// Note what the core wants.
     pub fn take_effects(&mut self) {
         while let Some(effect) = self.mirror.poll_effect() {
+            let writes = matches!(
+                effect,
+                Effect::Record(_) | Effect::Mark | Effect::Save | Effect::Suspects
+            );
+            self.metadata_writes += u64::from(writes);
             match effect {
                 Effect::Submit(op) => self.ops.push(op),
                 Effect::Complete { tag, result, .. } => self.answers.push((tag, result)),

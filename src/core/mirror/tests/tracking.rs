@@ -1,5 +1,5 @@
 use super::rig::{GRAIN, NO_SPACE, Rig, WRITE};
-use crate::core::config::RECORD_BUDGET;
+use crate::core::config::{LINGER, RECORD_BUDGET};
 use crate::core::effect::{Action, Event};
 use crate::core::leg::{Health, LegId};
 use crate::core::record::Protocol;
@@ -308,4 +308,39 @@ fn what_the_host_could_not_flush_on_a_leg_being_copied_to_is_saved_as_dirty() {
     rig.end(LegId::B, Action::Flush, Err(Errno::NO_MEMORY));
     assert!(rig.saved.contains(&0), "{:?}", rig.saved);
     assert!(!rig.mirror.status().counting);
+}
+
+/// A hot gibibyte, written at random for longer than a region stays marked: what is marked once is marked, and nothing else is written.
+#[test]
+fn a_million_writes_to_a_hot_set_want_no_write_of_metadata() {
+    const WRITES: u64 = 1_000_000;
+    let mut rig = Rig::as_served(16 << 30, Protocol::Flush);
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let mut write = |rig: &mut Rig, number: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        rig.write(0, state % ((1 << 30) / GRAIN));
+        rig.end_all(LegId::A);
+        rig.end_all(LegId::B);
+        assert_eq!(rig.answer(0), Some(Ok(())));
+        if number % 100 == 0 {
+            rig.flush(1);
+            rig.end_all(LegId::A);
+            rig.end_all(LegId::B);
+            assert_eq!(rig.answer(1), Some(Ok(())));
+        }
+        // Ten thousand a second.
+        rig.pass_time(Span(100_000));
+    };
+    // Where the legs may differ is tracked from a second after the start on.
+    (0..20_000).for_each(|number| write(&mut rig, number));
+    let warm = rig.metadata_writes;
+    assert!(warm > 0, "regions were marked");
+    (0..WRITES).for_each(|number| write(&mut rig, number));
+    assert_eq!(rig.metadata_writes, warm);
+    assert!(
+        Span(100_000 * WRITES) > Span(9 * LINGER.0),
+        "they would have been left, had they not been hot"
+    );
 }
