@@ -70,9 +70,10 @@ def main():
     kernel, results, out = sys.argv[1:]
     figures, spread = {}, {}
     for line in lines(os.path.join(results, "measured")):
-        figures.setdefault(line["device"], {})[line["load"]] = line["instructions"]
         if line["load"] in SPREAD:
             spread.setdefault(line["device"], {})[line["load"]] = line
+        else:
+            figures.setdefault(line["device"], {})[line["load"]] = line["instructions"]
     breakdown = {line.pop("device"): line for line in lines(os.path.join(results, "breakdown"))}
 
     print(f"Instructions of the whole machine for one I/O of fio, 4 KiB unless said, kernel {kernel}")
