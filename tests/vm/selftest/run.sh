@@ -23,6 +23,37 @@ lab() {
     "$LAB" run --kernel "$KERNEL" --results "$SCRATCH/results" "$@" > "$SCRATCH/out" 2> "$SCRATCH/log" || STATUS=$?
 }
 
+# supervise BOOTS [LAST_WORDS]: of a guest whose emulator aborts that often while it boots, having printed LAST_WORDS; sets STATUS.
+supervise() {
+    rm -rf -- "$SCRATCH/results"
+    mkdir "$SCRATCH/results"
+    rm -f -- "$SCRATCH/out.img"
+    truncate -s 1M "$SCRATCH/out.img"
+    cat > "$SCRATCH/emulator" << 'END'
+#!/bin/bash
+echo boot >> "$1/boots"
+echo "$3" > "$1/console.log"
+[ "$(wc -l < "$1/boots")" -gt "$2" ] || kill -ABRT $$
+echo 7 > "$1/exit-status"
+tar -cf "$1/../out.img" -C "$1" exit-status
+END
+    chmod +x "$SCRATCH/emulator"
+    STATUS=0
+    python3 "$HERE/../lab.d/supervise.py" --timeout 20 --results "$SCRATCH/results" --out-disk "$SCRATCH/out.img" -- \
+        "$SCRATCH/emulator" "$SCRATCH/results" "$1" "${2:-}" > "$SCRATCH/out" 2> "$SCRATCH/log" || STATUS=$?
+}
+
+an_emulator_that_dies_while_it_boots_is_started_again() {
+    local text='an emulator that dies while the kernel starts is started again, twice at most'
+    supervise 2
+    [ "$STATUS" = 7 ] || fail "$text: status $STATUS"
+    supervise 3
+    [ "$STATUS" = 125 ] && [ "$(wc -l < "$SCRATCH/results/boots")" = 3 ] || fail "$text: status $STATUS"
+    supervise 1 'Run /init as init process'
+    [ "$STATUS" = 125 ] && [ "$(wc -l < "$SCRATCH/results/boots")" = 1 ] || fail "one that dies later is not: status $STATUS"
+    ok "$text"
+}
+
 driver_and_modules_load() {
     lab --disk 64M --disk 32M:4096 "$HERE/driver.sh"
     [ "$STATUS" = 0 ] || fail "the driver is there and the modules load: status $STATUS"
@@ -109,6 +140,7 @@ the_peers_work() {
 "$LAB" build
 [ $# -gt 0 ] || set -- 6.12 7.2
 for KERNEL in "$@"; do
+    an_emulator_that_dies_while_it_boots_is_started_again
     driver_and_modules_load
     things_go_in_and_come_back
     attached_images_keep_what_is_written
