@@ -59,19 +59,19 @@ reconciled_not_compared() {
 
 property killed_while_taking_over 150 'a daemon that is killed while it takes the device over leaves it to the next one: no error, nothing lost'
 killed_while_taking_over() {
-    local tenths starting
+    local after starting
     mirror "$A" "$B"
     load writes --fsync=8
     kill_daemon
-    for tenths in 0 1 2 3 4 6; do
-        twinblk start "$NAME" > /dev/null 2> "start-$tenths" &
+    for after in 0 .1 .2 .26 .3 .34 .38 .42 .6; do
+        twinblk start "$NAME" > /dev/null 2> "start-$after" &
         starting=$!
         until pgrep -x twinblkd > /dev/null || ! kill -0 $starting 2> /dev/null; do sleep 0.02; done
-        sleep "0.$tenths"
+        sleep "$after"
         pkill -KILL -x twinblkd || true
         ends $starting
         until ! pgrep -x twinblkd > /dev/null; do sleep 0.02; done
-        echo "killed after 0.$tenths s: exit status $STATUS, $(< "start-$tenths")"
+        echo "killed after $after s: exit status $STATUS, $(< "start-$after")"
     done
     tw start "$NAME" > /dev/null
     load_ends
@@ -79,6 +79,55 @@ killed_while_taking_over() {
     settled
     equal_legs "$A" "$B"
     remove
+}
+
+property killed_once_it_has_mapped 150 'killed again and again as soon as it has mapped what the driver says of requests, before it has asked for one: the next one takes over'
+killed_once_it_has_mapped() {
+    local starting killed=0
+    mirror "$A" "$B"
+    load writes --fsync=8
+    kill_daemon
+    for _ in 1 2 3 4 5; do
+        twinblk start "$NAME" > /dev/null 2> start-error &
+        starting=$!
+        kill_when_mapped
+        ends $starting
+        until ! pgrep -x twinblkd > /dev/null; do sleep 0.02; done
+        [ "$STATUS" = 0 ] || killed=$((killed + 1))
+    done
+    tw start "$NAME" > /dev/null
+    measured "$killed of 5 were killed before they served"
+    load_ends
+    in_sync
+    settled
+    equal_legs "$A" "$B"
+    remove
+}
+
+kill_when_mapped() {
+    python3 - << 'END'
+import os, signal
+
+def daemon():
+    while True:
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/comm") as comm:
+                    if comm.read() == "twinblkd\n":
+                        return int(pid)
+            except OSError:
+                pass
+
+pid = daemon()
+while True:
+    try:
+        with open(f"/proc/{pid}/maps") as maps:
+            if "ublkc" in maps.read():
+                break
+    except OSError:
+        pid = daemon()
+os.kill(pid, signal.SIGKILL)
+END
 }
 
 property force_leaves_no_dead_device 60 'remove --force after a kill: refused while mounted, then nothing is left in the driver or the state'

@@ -10,8 +10,8 @@
 //! - *delete* frees the number. The driver keeps it until nobody has the block device open or mounted any more, and until
 //!   the daemon's character device is closed, so a bounded wait may end before that.
 
-use super::ControlError;
 use super::features::{Features, NEEDED};
+use super::{ControlError, half_taken};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
 use libublk::io::UblkDev;
@@ -113,13 +113,19 @@ pub fn take_over(shape: Shape, wait: Duration) -> Result<Added, ControlError> {
     const WHAT: &str = "taking the device over";
     let id = shape.id.expect("the device is there");
     let until = Instant::now() + wait;
+    let mut fetched = false;
     while let Err(error) = command(WHAT, sys::UBLK_U_CMD_START_USER_RECOVERY, id, None, QUICK) {
         match error.errno() {
             // Its character device is still open, as long as something holds the dead process.
             Some(libc::EBUSY) => {}
-            // What the driver says of a device that is taken over already (and of one that cannot be, which says the
-            // same of what follows): whoever began that died before it had fetched anything.
-            Some(libc::EINVAL) => break,
+            // What the driver says of a device that is taken over already, by somebody who died before it had fetched anything; and of one
+            // that cannot be, which says the same of what follows.
+            Some(libc::EINVAL) if fetched => break,
+            Some(libc::EINVAL) => {
+                log::info!("a daemon died while it took /dev/ublkb{id} over: ending what it had begun");
+                fetched = true;
+                half_taken::fetch_all(id, shape.depth)?;
+            }
             _ => return Err(error),
         }
         if Instant::now() > until {

@@ -17,6 +17,7 @@
 pub mod control;
 pub mod error;
 pub mod features;
+mod half_taken;
 pub mod queue;
 pub mod sysfs;
 

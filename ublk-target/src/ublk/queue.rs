@@ -16,6 +16,24 @@ use twinblk::core::{Operation, Range, Request, Tag};
 /// The errno with which the driver ends a fetch when the device is stopped.
 pub const ABORTED: i32 = sys::UBLK_IO_RES_ABORT;
 
+/// The entry that asks the character device, the ring's file 0, for the tag's first request.
+pub(super) fn fetch(tag: Tag, buffer: *mut u8) -> squeue::Entry {
+    entry(sys::UBLK_U_IO_FETCH_REQ, tag, buffer, -1)
+}
+
+#[inline]
+fn entry(operation: u32, tag: Tag, buffer: *mut u8, result: i32) -> squeue::Entry {
+    let mut command = [0; 16];
+    // struct ublksrv_io_cmd: queue, tag, result, address; queue 0.
+    command[2..4].copy_from_slice(&tag.0.to_ne_bytes());
+    command[4..8].copy_from_slice(&result.to_ne_bytes());
+    command[8..16].copy_from_slice(&(buffer as u64).to_ne_bytes());
+    opcode::UringCmd16::new(types::Fixed(0), operation)
+        .cmd(command)
+        .build()
+        .user_data(u64::from(tag.0))
+}
+
 /// A thread's queue. It must be dropped by the thread that opened it: the ring is that thread's.
 pub struct Queue<'d> {
     queue: UblkQueue<'d>,
@@ -80,26 +98,13 @@ impl<'d> Queue<'d> {
     /// The entry that asks for the tag's first request, with its payload to be put at `buffer`. The completion's
     /// `user_data` is the tag.
     pub fn fetch(&self, tag: Tag, buffer: *mut u8) -> squeue::Entry {
-        self.entry(sys::UBLK_U_IO_FETCH_REQ, tag, buffer, -1)
+        fetch(tag, buffer)
     }
 
     /// The entry that answers the tag's request and asks for the next.
     #[inline]
     pub fn commit(&self, tag: Tag, buffer: *mut u8, result: i32) -> squeue::Entry {
-        self.entry(sys::UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, buffer, result)
-    }
-
-    #[inline]
-    fn entry(&self, operation: u32, tag: Tag, buffer: *mut u8, result: i32) -> squeue::Entry {
-        let mut command = [0; 16];
-        // struct ublksrv_io_cmd: queue, tag, result, address; queue 0.
-        command[2..4].copy_from_slice(&tag.0.to_ne_bytes());
-        command[4..8].copy_from_slice(&result.to_ne_bytes());
-        command[8..16].copy_from_slice(&(buffer as u64).to_ne_bytes());
-        opcode::UringCmd16::new(types::Fixed(0), operation)
-            .cmd(command)
-            .build()
-            .user_data(u64::from(tag.0))
+        entry(sys::UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, buffer, result)
     }
 
     /// The request that a tag stands for, from its arrival to its answer.
