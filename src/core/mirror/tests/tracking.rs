@@ -324,7 +324,7 @@ fn a_million_writes_to_a_hot_set_want_no_write_of_metadata() {
         rig.end_all(LegId::A);
         rig.end_all(LegId::B);
         assert_eq!(rig.answer(0), Some(Ok(())));
-        if number % 100 == 0 {
+        if number.is_multiple_of(100) {
             rig.flush(1);
             rig.end_all(LegId::A);
             rig.end_all(LegId::B);
