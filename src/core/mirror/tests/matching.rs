@@ -1,6 +1,6 @@
 use super::rig::{GRAIN, Rig, WRITE};
 use crate::core::bits::Bits;
-use crate::core::config::{Comes, CopyMode, LegTraits};
+use crate::core::config::Comes;
 use crate::core::effect::{Action, Evidence};
 use crate::core::geometry::Range;
 use crate::core::leg::LegId;
@@ -17,11 +17,7 @@ fn seeded() -> Rig {
     rig.settle();
     rig.matches_hang = true;
     rig.consults_hang = true;
-    let traits = LegTraits { punches: true };
-    rig.mirror
-        .attach(rig.now, LegId::B, traits, CopyMode::Compare, Comes::Another)
-        .expect("it is free");
-    rig.take_effects();
+    rig.attach(LegId::B, Comes::Another);
     while rig.record.is_some() {
         rig.end_record(Ok(()));
     }

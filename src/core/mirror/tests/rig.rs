@@ -18,6 +18,14 @@ pub(super) const WRITE: Action = Action::Write { fua: false };
 /// What a full state directory answers.
 pub(super) const NO_SPACE: Errno = Errno(28);
 
+/// A leg that has everything.
+const IN_SYNC: LegRecord = LegRecord {
+    health: Health::InSync,
+    consistent_at: 0,
+    attached: true,
+    doubted: false,
+};
+
 pub(super) struct Rig {
     pub mirror: Mirror,
     pub now: Time,
@@ -70,25 +78,13 @@ impl Rig {
 
     /// A device of so many grains, four to a region, with both legs in sync.
     pub fn of_grains(grains: u64, protocol: Protocol) -> Rig {
-        let leg = LegRecord {
-            health: Health::InSync,
-            consistent_at: 0,
-            attached: true,
-            doubted: false,
-        };
-        Rig::on(grains, protocol, [Some(leg); 2])
+        Rig::on(grains, protocol, [Some(IN_SYNC); 2])
     }
 
     /// A device of this size as one is served, with both legs in sync.
     pub fn as_served(size: u64, protocol: Protocol) -> Rig {
-        let leg = LegRecord {
-            health: Health::InSync,
-            consistent_at: 0,
-            attached: true,
-            doubted: false,
-        };
         let geometry = Geometry::new(size, 512);
-        Rig::with(geometry, geometry.region(), LINGER, protocol, [Some(leg); 2])
+        Rig::with(geometry, geometry.region(), LINGER, protocol, [Some(IN_SYNC); 2])
     }
 
     fn on(grains: u64, protocol: Protocol, legs: [Option<LegRecord>; 2]) -> Rig {
@@ -305,9 +301,14 @@ impl Rig {
 
     /// A leg that was detached comes back as it was let go.
     pub fn attach_again(&mut self, leg: LegId) {
+        self.attach(leg, Comes::Known);
+    }
+
+    /// A leg is attached, and compared where it may differ.
+    pub fn attach(&mut self, leg: LegId, comes: Comes) {
         let traits = LegTraits { punches: true };
         self.mirror
-            .attach(self.now, leg, traits, CopyMode::Compare, Comes::Known)
+            .attach(self.now, leg, traits, CopyMode::Compare, comes)
             .expect("it is free");
         self.take_effects();
     }

@@ -70,13 +70,26 @@ fn with_a_suspect() -> Rig {
     rig.take_effects();
     rig.end_all(LegId::A);
     rig.end_all(LegId::B);
+    second_extent_differs(&mut rig);
+    rig.settle();
+    assert_eq!(rig.mirror.suspects().bytes(), GRAIN);
+    rig.events.clear();
+    rig
+}
+
+/// All that is being compared is equal, but for the second grain of the second extent.
+fn second_extent_differs(rig: &mut Rig) {
     let walk = rig.compares.remove(1);
     rig.compare_all_equal();
     rig.compares.push(walk);
     rig.compared(&[1]);
-    rig.settle();
-    assert_eq!(rig.mirror.suspects().bytes(), GRAIN);
-    rig.events.clear();
+}
+
+/// The same, and it is being looked at again.
+fn rechecking() -> Rig {
+    let mut rig = with_a_suspect();
+    rig.mirror.recheck(rig.now);
+    rig.take_effects();
     rig
 }
 
@@ -101,9 +114,7 @@ fn reads(rig: &Rig) -> Vec<(LegId, Range)> {
 
 #[test]
 fn a_recheck_reads_what_is_suspect_alone_and_clears_what_is_equal_when_it_is_flushed() {
-    let mut rig = with_a_suspect();
-    rig.mirror.recheck(rig.now);
-    rig.take_effects();
+    let mut rig = rechecking();
     let extent = Range::new(4 * GRAIN, 4 * GRAIN);
     assert_eq!(reads(&rig), LegId::ALL.map(|leg| (leg, extent)));
     rig.end_all(LegId::A);
@@ -133,9 +144,7 @@ fn a_recheck_rests_while_background_work_is_paused() {
 
 #[test]
 fn what_differs_still_is_told_by_the_end_of_a_recheck_alone() {
-    let mut rig = with_a_suspect();
-    rig.mirror.recheck(rig.now);
-    rig.take_effects();
+    let mut rig = rechecking();
     rig.end_all(LegId::A);
     rig.end_all(LegId::B);
     rig.compared(&[1]);
@@ -146,9 +155,7 @@ fn what_differs_still_is_told_by_the_end_of_a_recheck_alone() {
 /// Nobody has asked for it, so nobody is refused anything because of it.
 #[test]
 fn a_recheck_gives_way_and_begins_again() {
-    let mut rig = with_a_suspect();
-    rig.mirror.recheck(rig.now);
-    rig.take_effects();
+    let mut rig = rechecking();
     rig.mirror.verify(rig.now, Repair::No).expect("a recheck gives way");
     assert!(rig.mirror.verify(rig.now, Repair::No).is_err(), "a verify does not");
     rig.take_effects();
@@ -158,10 +165,7 @@ fn a_recheck_gives_way_and_begins_again() {
         rig.end_all(LegId::B);
     }
     assert_eq!(rig.compares.len(), 4, "all of it");
-    let walk = rig.compares.remove(1);
-    rig.compare_all_equal();
-    rig.compares.push(walk);
-    rig.compared(&[1]);
+    second_extent_differs(&mut rig);
     assert_eq!(verified(&rig), Some(true));
     // It looks again behind the verify.
     assert_eq!(rechecked(&rig), None);
@@ -172,9 +176,7 @@ fn a_recheck_gives_way_and_begins_again() {
 /// Somebody who waits for a verify hears of it, whatever becomes of the device.
 #[test]
 fn a_verify_that_waits_for_a_recheck_is_told_when_it_cannot_begin() {
-    let mut rig = with_a_suspect();
-    rig.mirror.recheck(rig.now);
-    rig.take_effects();
+    let mut rig = rechecking();
     rig.mirror.verify(rig.now, Repair::No).expect("a recheck gives way");
     rig.mirror.stop(rig.now).expect("it may");
     rig.take_effects();
@@ -185,9 +187,7 @@ fn a_verify_that_waits_for_a_recheck_is_told_when_it_cannot_begin() {
 
 #[test]
 fn a_recheck_stands_in_the_way_of_no_switch_that_is_forced_and_goes_on_behind_it() {
-    let mut rig = with_a_suspect();
-    rig.mirror.recheck(rig.now);
-    rig.take_effects();
+    let mut rig = rechecking();
     rig.mirror.switch(rig.now, None, true).expect("it is forced");
     rig.settle();
     let at_switch = |event: &Event| matches!(event, Event::Switched { .. });
